@@ -1,0 +1,131 @@
+"""Mean attention distance: how far a head looks.
+
+Dosovitskiy et al., "An Image is Worth 16x16 Words", 2020, Fig 7 right; Raghu et al. 2021, Fig 3: the distance between the
+query's and the key's patch in pixels, weighted by attention, averaged over queries.
+
+Where we differ: published snippets weight by attention to patches only, which does not sum to one once the class token is
+cut off, so their distance is scaled by one minus the attention to the class token. Here weights are renormalised over
+patches, and the share of attention that went to class and register tokens is a measurement of its own. ``paper_mode`` adds
+the distance without renormalisation.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..blocks import AttentionLayer, Block
+from ..checkpoints import Checkpoint
+from ..states import State
+from .contract import NotApplicableError
+
+
+SOURCE = "Dosovitskiy et al. 2020, Fig 7; Raghu et al. 2021, Fig 3"
+
+
+def patch_distances(grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
+    """Euclidean distances between patch centres in pixels of the network's input, (patch, patch) float32."""
+    rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
+    places = torch.stack(
+        [rows.flatten() * image_size[0] / grid[0], columns.flatten() * image_size[1] / grid[1]], dim=1
+    )
+    return torch.cdist(places, places, compute_mode="donot_use_mm_for_euclid_dist")
+
+
+def head_distances(weights: Tensor, distances: Tensor, prefix_count: int) -> dict[str, Tensor]:
+    """Per image and head, each (batch, head): renormalised distance, distance as published, attention to prefix tokens.
+
+    Args:
+        weights: attention (batch, head, query, key), rows summing to one.
+        distances: (patch, patch).
+        prefix_count: class, distillation and register tokens before the patches.
+    """
+    spatial = weights[:, :, prefix_count:].float()
+    reach = torch.nn.functional.pad(distances, (prefix_count, 0))  # prefix keys at distance 0 add nothing
+    travelled = (spatial * reach).sum(-1)
+    to_prefix = spatial[..., :prefix_count].sum(-1)
+    to_patches = spatial.sum(-1) - to_prefix
+    return {
+        "attention_distance": (travelled / to_patches).mean(-1),
+        "attention_distance_paper": travelled.mean(-1),
+        "prefix_attention": to_prefix.mean(-1),
+    }
+
+
+class AttentionDistance:
+    """Mean attention distance of every head: variables (image, layer, head)."""
+
+    name = "attention_distance"
+    needs_attention = True
+
+    def __init__(self, paper_mode: bool = False) -> None:
+        self.paper_mode = paper_mode
+
+    def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
+        if not any(block.kind in ("attention", "block", "mlp") for block in checkpoint.blocks):
+            raise NotApplicableError("no attention in this network")
+        if not checkpoint.layers:
+            implementation = checkpoint.provenance.get("attention")
+            raise NotApplicableError(
+                f"attention weights are not returned (attention implementation {implementation!r})"
+            )
+        self.layers = checkpoint.layers
+        self.image_size = checkpoint.image_size
+        self.grids = {layer.name: _grid_of(layer, checkpoint.blocks) for layer in self.layers}
+        self._distances: dict[tuple[int, int], Tensor] = {}
+        self._batch: list[dict[str, Tensor]] = []
+        self._batches: dict[str, list[np.ndarray]] = {}
+
+    def visit(self, block: Block, state: State) -> None:
+        """Nothing: distances need the weights only."""
+
+    def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
+        grid, prefix_count = self.grids[layer.name]
+        tokens = grid[0] * grid[1] + prefix_count
+        if tuple(weights.shape[2:]) != (tokens, tokens):
+            raise NotApplicableError(
+                f"{layer.name} attends {weights.shape[2]} queries to {weights.shape[3]} keys, not the {tokens} tokens of its "
+                "grid to each other; distances of windowed or reduced attention are not defined here"
+            )
+        if grid not in self._distances:
+            self._distances[grid] = patch_distances(grid, self.image_size).to(weights.device)
+        self._batch.append(head_distances(weights, self._distances[grid], prefix_count))
+
+    def update(self, logits: Tensor | None, labels: Tensor) -> None:
+        heads = max(next(iter(found.values())).shape[1] for found in self._batch)
+        for name in self._batch[0]:
+            padded = [
+                torch.nn.functional.pad(f[name], (0, heads - f[name].shape[1]), value=float("nan"))
+                for f in self._batch
+            ]
+            self._batches.setdefault(name, []).append(torch.stack(padded, dim=1).cpu().numpy())
+        self._batch = []
+
+    def result(self) -> dict[str, xr.Variable]:
+        uniform = {
+            name: float(patch_distances(grid, self.image_size).mean()) for name, (grid, _) in self.grids.items()
+        }
+        units = {"attention_distance": "px", "attention_distance_paper": "px", "prefix_attention": "1"}
+        found = {}
+        for name, batches in self._batches.items():
+            if name == "attention_distance_paper" and not self.paper_mode:
+                continue
+            about: dict[str, str | float] = {"unit": units[name], "source": SOURCE, "long_name": name.replace("_", " ")}
+            if units[name] == "px":
+                about["uniform"] = uniform[
+                    self.layers[0].name
+                ]  # mean distance of attention that is the same everywhere
+            found[name] = xr.Variable(("image", "layer", "head"), np.concatenate(batches), about)
+        found["layer"] = xr.Variable(("layer",), [layer.name for layer in self.layers])
+        found["head"] = xr.Variable(("head",), np.arange(found["prefix_attention"].shape[2]))
+        return found
+
+
+def _grid_of(layer: AttentionLayer, blocks: list[Block]) -> tuple[tuple[int, int], int]:
+    """Grid and prefix tokens of the state at the end of the block a layer belongs to."""
+    for block in blocks:
+        if block.side == "output" and layer.path.startswith(block.path + "."):
+            return block.grid, block.prefix_count
+    raise NotApplicableError(f"{layer.path} belongs to no block that is read, so its grid is unknown")

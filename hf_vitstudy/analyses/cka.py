@@ -1,0 +1,285 @@
+"""Gram matrices for centred kernel alignment.
+
+Linear CKA, Kornblith et al. 2019; minibatch estimator, Nguyen, Raghu & Kornblith 2021, eq. 3. Of every block and batch only
+the U-centred Gram matrix is kept; `Comparison` multiplies them later, for any two checkpoints.
+
+What goes wrong elsewhere, and how it is prevented here:
+
+* A kept reference is overwritten by in-place additions: the Gram matrix is formed while the state is visited.
+* The three terms of unbiased HSIC cancel in float32 when features share a large mean, down to NaN: matrices are U-centred
+  in float64, and where |mean|² exceeds the variance a hundredfold the features are centred before the product.
+* A block that is equal for all images (the class token before block 0) is stored as exact zeros: undefined, not 0/0.
+* A last batch of fewer than four images has no unbiased estimate and is left out.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from ..blocks import AttentionLayer, Block
+from ..checkpoints import Checkpoint
+from ..errors import StudyError
+from ..states import State
+from .contract import NotApplicableError
+
+
+POOLS = ("flatten", "mean", "cls", "tokens")
+KERNELS = ("linear", "rbf")
+MEAN_DOMINATES = 100.0  # |mean|² / variance beyond which a float32 product loses digits that U-centring needs
+CONSTANT = 1e-9  # variance / |mean|² below which a block is the same for every image
+WIDE, CHUNK = 16_384, 8_192  # features; a skinny product runs twice as fast as a batch of chunks
+SOURCE = "Kornblith et al. 2019; Nguyen, Raghu & Kornblith 2021, eq. 3"
+
+
+def pooled(state: State, pool: str) -> Tensor:
+    """The features CKA compares, (batch, feature).
+
+    Args:
+        pool: ``flatten``: all activations, class token included, as Raghu et al. 2021 do; ``tokens``: all but the class and
+            register tokens; ``mean``: mean over places; ``cls``: the class token.
+    """
+    if pool == "flatten":
+        return state.flat
+    if pool == "tokens":
+        return state.flat if state.prefix_count == 0 else state.tokens.flatten(1)
+    if pool == "mean":
+        return state.tokens.mean(1)
+    return state.prefix[:, 0]
+
+
+def gram(features: Tensor, centre: bool = False) -> Tensor:
+    """Inner products of all images, (batch, batch) float64.
+
+    Products are float32 over chunks of features and added up in float64; no second copy of a wide block is made.
+
+    Args:
+        features: (batch, feature).
+        centre: subtract the mean over images first, a chunk at a time.
+    """
+    n, width = features.shape
+    if centre or features.dtype != torch.float32:
+        total = torch.zeros(n, n, dtype=torch.float64, device=_float64_device(features))
+        for chunk in features.split(CHUNK, dim=1):
+            chunk = chunk.float()
+            if centre:
+                chunk = chunk - chunk.mean(0)
+            total += (chunk @ chunk.T).to(total.device, torch.float64)
+        return total
+    if width < WIDE:
+        return (features @ features.T).double()
+    whole = width // CHUNK * CHUNK
+    stack = features[:, :whole].unflatten(1, (-1, CHUNK)).transpose(0, 1)
+    total = torch.bmm(stack, stack.transpose(1, 2)).double().sum(0)
+    if whole < width:
+        rest = features[:, whole:]
+        total += (rest @ rest.T).double()
+    return total
+
+
+def _float64_device(features: Tensor) -> torch.device:
+    return torch.device("cpu") if features.device.type == "mps" else features.device
+
+
+def mean_over_variance(K: Tensor) -> float:
+    """|mean|² / variance of the features behind a Gram matrix, both summed over features."""
+    mean_square = float(K.mean())
+    variance = float(K.diagonal().mean()) - mean_square
+    return mean_square / variance if variance > 0 else float("inf")
+
+
+def rbf(K: np.ndarray) -> np.ndarray:
+    """Gaussian kernel from linear Gram matrices (..., n, n), bandwidth the median distance between different images.
+
+    Kornblith et al. 2019, section 3; the median is taken within each matrix.
+    """
+    diagonal = np.diagonal(K, axis1=-2, axis2=-1)
+    squared = np.maximum(diagonal[..., :, None] + diagonal[..., None, :] - 2 * K, 0)
+    n = K.shape[-1]
+    median = np.median(squared[..., ~np.eye(n, dtype=bool)], axis=-1)[..., None, None]
+    return np.exp(-squared / (2 * np.where(median > 0, median, 1)))
+
+
+def u_centred(K: np.ndarray) -> np.ndarray:
+    """U-centring (Székely & Rizzo 2014, eq. 2.6) of Gram matrices (..., n, n), float64: zero diagonal, rows summing to zero."""
+    n = K.shape[-1]
+    K = K * (1 - np.eye(n))
+    row = K.sum(-1, keepdims=True)
+    total = row.sum(-2, keepdims=True)
+    centred = K - (row + row.swapaxes(-1, -2)) / (n - 2) + total / ((n - 1) * (n - 2))
+    return centred * (1 - np.eye(n))
+
+
+class CKA:
+    """U-centred Gram blocks of every block: variables ``gram_<view>``, ``scale_<view>``, ``size_<view>``.
+
+    Args:
+        pool: which features, see `pooled`.
+        kernel: ``linear`` or ``rbf``.
+        exact: one Gram matrix of all images instead of one per batch; the features go through a temporary file.
+        block: images per Gram matrix; 0 means the batch size, at most 32.
+        storage: ``float16`` changes no CKA by more than 1e-4; ``float32`` doubles the size.
+    """
+
+    needs_attention = False
+
+    def __init__(
+        self,
+        pool: str = "flatten",
+        kernel: str = "linear",
+        exact: bool = False,
+        block: int = 0,
+        storage: str = "float16",
+    ) -> None:
+        for what, value, known in (
+            ("pool", pool, POOLS),
+            ("kernel", kernel, KERNELS),
+            ("storage", storage, ("float16", "float32")),
+        ):
+            if value not in known:
+                raise StudyError(f"cka:{what} must be one of {', '.join(known)}, got {value!r}")
+        self.pool, self.kernel, self.exact, self.block, self.storage = pool, kernel, exact, block, storage
+        self.view = pool + ("_rbf" if kernel == "rbf" else "") + ("_exact" if exact else "")
+        self.name = "cka" if self.view == "flatten" else f"cka_{self.view}"
+
+    def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
+        if self.pool == "cls" and not all(block.prefix_count for block in checkpoint.blocks):
+            raise NotApplicableError("no class token in this network")
+        self.size = self.block or min(batch_size, 32)
+        if self.size < 4 or (batch_size % self.size and batch_size < n_images):
+            raise StudyError(
+                f"Gram blocks of {self.size} images do not fit batches of {batch_size}: blocks need at least 4 images and "
+                "the batch size must be a multiple; choose --batch-size 32"
+            )
+        self.names = [block.name for block in checkpoint.blocks]
+        self._centre_first: set[str] = set()
+        self._batch: list[Tensor] = []
+        self._packed: list[np.ndarray] = []
+        self._scales: list[np.ndarray] = []
+        self._sizes: list[int] = []
+        self._seen = 0
+        self._spool = Spool(checkpoint, self.pool, n_images) if self.exact else None
+
+    def visit(self, block: Block, state: State) -> None:
+        features = pooled(state, self.pool)
+        if self._spool is not None:
+            self._spool.add(block.name, features, self._seen)
+            return
+        whole = [self._gram(block.name, part) for part in features.split(self.size) if len(part) >= 4]
+        self._batch += whole
+
+    def _gram(self, name: str, features: Tensor) -> Tensor:
+        """One Gram matrix; on a GPU always centred first, since looking at it would stop the queue."""
+        if features.device.type != "cpu" or name in self._centre_first:
+            return gram(features, centre=True)
+        K = gram(features)
+        ratio = mean_over_variance(K)
+        if ratio <= MEAN_DOMINATES:
+            return K
+        if ratio > 1 / CONSTANT:
+            return torch.zeros_like(K)
+        self._centre_first.add(name)
+        return gram(features, centre=True)
+
+    def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
+        raise AssertionError("not asked for")
+
+    def update(self, logits: Tensor | None, labels: Tensor) -> None:
+        self._seen += len(labels)
+        if self._spool is not None:
+            return
+        sizes = [len(part) for part in labels.split(self.size) if len(part) >= 4]
+        for position, size in enumerate(sizes):
+            grams = torch.stack(self._batch[position :: len(sizes)]).cpu().numpy()
+            self._keep(grams, size)
+        self._batch = []
+
+    def _keep(self, grams: np.ndarray, size: int) -> None:
+        """U-centre the Gram matrices of all blocks for one batch, (block, n, n), and store their upper triangles."""
+        if not np.isfinite(grams).all():
+            name = self.names[int((~np.isfinite(grams).all((1, 2))).argmax())]
+            raise StudyError(
+                f"{name} gives NaN or infinite activations near image {self._seen - size}; measure in float32"
+            )
+        constant = _is_constant(grams)
+        if self.kernel == "rbf":
+            grams = rbf(grams)
+        centred = u_centred(grams)
+        centred[constant] = 0
+        packed = np.zeros((len(centred), self.size * (self.size - 1) // 2))
+        rows, columns = np.triu_indices(self.size, k=1)
+        inside = columns < size
+        packed[:, inside] = centred[:, rows[inside], columns[inside]]
+        scale = np.abs(packed).max(1)
+        packed = np.divide(packed, scale[:, None], out=np.zeros_like(packed), where=scale[:, None] > 0)
+        self._packed.append(packed.astype(self.storage))
+        self._scales.append(scale)
+        self._sizes.append(size)
+
+    def result(self) -> dict[str, xr.Variable]:
+        if self._spool is not None:
+            self.size = self._seen
+            self._keep(self._spool.grams(self.names), self._seen)
+            self._spool.close()
+        batch, pair = f"{self.view}_batch", f"{self.view}_pair"
+        about = {
+            "unit": "1",
+            "source": SOURCE,
+            "long_name": f"U-centred Gram matrices, {self.view}",
+            "kernel": self.kernel,
+        }
+        return {
+            f"gram_{self.view}": xr.Variable(("block", batch, pair), np.stack(self._packed, axis=1), about),
+            f"scale_{self.view}": xr.Variable(("block", batch), np.stack(self._scales, axis=1).astype(np.float32)),
+            f"size_{self.view}": xr.Variable((batch,), np.array(self._sizes, dtype=np.int32)),
+        }
+
+
+def _is_constant(grams: np.ndarray) -> np.ndarray:
+    """(block,): whether the features are the same for every image, up to rounding. Holds for centred matrices as well."""
+    trace = np.trace(grams, axis1=1, axis2=2)
+    spread = trace - grams.sum((1, 2)) / grams.shape[-1]
+    return spread <= CONSTANT * trace
+
+
+class Spool:
+    """Features of all images on disk, one file per block: what the exact estimator needs and memory cannot hold."""
+
+    def __init__(self, checkpoint: Checkpoint, pool: str, n_images: int) -> None:
+        self.n = n_images
+        widths = {block.name: _width(block, pool) for block in checkpoint.blocks}
+        needed = 4 * n_images * sum(widths.values())
+        self._folder = tempfile.TemporaryDirectory(prefix="vitstudy-")
+        free = shutil.disk_usage(self._folder.name).free
+        if needed > free:
+            self.close()
+            raise StudyError(
+                f"exact CKA of {n_images} images needs {needed / 1e9:.1f} GB of temporary disk, {free / 1e9:.1f} GB are free; "
+                "use fewer images, cka:exact=true:pool=mean, or the minibatch estimator"
+            )
+        self._files = {
+            name: np.memmap(Path(self._folder.name) / f"{i}.f32", np.float32, "w+", shape=(n_images, width))
+            for i, (name, width) in enumerate(widths.items())
+        }
+
+    def add(self, name: str, features: Tensor, start: int) -> None:
+        self._files[name][start : start + len(features)] = features.float().cpu().numpy()
+
+    def grams(self, names: list[str]) -> np.ndarray:
+        """Gram matrices of the centred features, (block, n, n) float64."""
+        return np.stack([gram(torch.from_numpy(self._files[name]), centre=True).numpy() for name in names])
+
+    def close(self) -> None:
+        self._files = {}
+        self._folder.cleanup()
+
+
+def _width(block: Block, pool: str) -> int:
+    places = block.grid[0] * block.grid[1]
+    return block.channels * {"flatten": places + block.prefix_count, "tokens": places, "mean": 1, "cls": 1}[pool]

@@ -1,0 +1,371 @@
+"""A checkpoint ready to study: images in [0, 1] in, logits and states out.
+
+Normalisation lives inside, so that every network sees the same images and noise has the same unit. Nothing but safetensors
+is loaded, and no code from a repository runs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .blocks import AttentionLayer, Block, attention_weights, find_blocks, hooked
+from .errors import StudyError
+from .states import State
+
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+CHANNELS_LAST_FROM = 128  # pixels a side; below, the conversion costs more than it gains (benchmarks/)
+
+
+@dataclass
+class Checkpoint:
+    """A network with its own image geometry and normalisation, and the places to read it.
+
+    Attributes:
+        network: in evaluation mode; takes ``pixel_values``.
+        processor: the checkpoint's image processor of transformers.
+        blocks, layers: places to read and attention layers, from `find_blocks`.
+        name: as the user gave it, without a machine's path.
+        provenance: revision, hash of the weights and settings, plain JSON.
+    """
+
+    network: nn.Module
+    processor: Any
+    blocks: list[Block]
+    layers: list[AttentionLayer]
+    name: str
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.network.parameters()).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return next(self.network.parameters()).dtype
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """(height, width) of what the network is shown."""
+        height, width = self.provenance["image_size"]
+        return height, width
+
+    def prepare(self, image: np.ndarray) -> np.ndarray:
+        """One decoded image resized and cropped as the checkpoint's processor does it: uint8 (3, height, width)."""
+        return prepare(self.processor, image)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """``pixel_values`` of images in [0, 1], (batch, 3, height, width), in the network's type and memory format."""
+        if images.ndim != 4 or images.shape[1] != 3:
+            raise StudyError(
+                f"images must be (batch, 3, height, width) in [0, 1], got {tuple(images.shape)}; convert to RGB"
+            )
+        scale, mean, std = normalisation(self.processor)
+        shape = (1, 3, 1, 1)
+        pixels = images.to(self.device, torch.float32)
+        mean_, std_ = (torch.tensor(values, device=self.device).view(shape) for values in (mean, std))
+        pixels = (pixels * scale - mean_) / std_
+        form = (
+            torch.channels_last if self.provenance.get("memory_format") == "channels_last" else torch.contiguous_format
+        )
+        return pixels.to(self.dtype).contiguous(memory_format=form)
+
+    def read(
+        self,
+        images: Tensor,
+        visit: Callable[[Block, State], None] | None = None,
+        visit_attention: Callable[[AttentionLayer, Tensor], None] | None = None,
+    ) -> tuple[Tensor | None, dict[str, State]]:
+        """One forward pass.
+
+        Args:
+            images: (batch, 3, height, width) in [0, 1].
+            visit: called with every block's state while it is there; without it, copies of all states are returned.
+            visit_attention: called with every layer's attention weights (batch, head, query, key).
+
+        Returns:
+            Logits (batch, class), None for a checkpoint without a classifier; and the states by block name, empty with
+            `visit`.
+        """
+        kept: dict[str, State] = {}
+
+        def on_state(index: int, raw: Tensor) -> None:
+            block = self.blocks[index]
+            if visit is None:
+                kept[block.name] = State(raw.detach().clone(), block.grid, block.prefix_count)
+            else:
+                visit(block, State(raw, block.grid, block.prefix_count))
+
+        with torch.inference_mode(), hooked(self.network, self.blocks, on_state):
+            with _attention_hooked(self.network, self.layers if visit_attention else [], visit_attention):
+                output = self.network(self.normalise(images))
+        logits = getattr(output, "logits", None)
+        return logits, kept
+
+
+@contextlib.contextmanager
+def _attention_hooked(
+    network: nn.Module, layers: list[AttentionLayer], visit: Callable[[AttentionLayer, Tensor], None] | None
+) -> Iterator[None]:
+    def hook_for(layer: AttentionLayer):
+        def hook(module, args, output):
+            weights = attention_weights(output)
+            assert weights is not None and visit is not None, "the layer was chosen because it returns weights"
+            visit(layer, weights)
+
+        return hook
+
+    handles = [network.get_submodule(layer.path).register_forward_hook(hook_for(layer)) for layer in layers]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+# ----------------------------------------------------------------------------------------------------- preprocessing
+
+
+def prepare(processor: Any, image: np.ndarray) -> np.ndarray:
+    """Geometry only: the processor's resizing and cropping of an RGB image, uint8 (3, height, width)."""
+    pixels = processor(
+        image, do_normalize=False, do_rescale=False, input_data_format="channels_last", return_tensors="np"
+    )
+    array = np.asarray(pixels["pixel_values"][0])
+    return array if array.dtype == np.uint8 else np.clip(np.rint(array), 0, 255).astype(np.uint8)
+
+
+def normalisation(processor: Any) -> tuple[float, list[float], list[float]]:
+    """(scale, mean, std): pixel_values = (image in [0, 1] · scale - mean) / std."""
+    scale = 255 * float(processor.rescale_factor) if getattr(processor, "do_rescale", True) else 255.0
+    if not getattr(processor, "do_normalize", True):
+        return scale, [0.0] * 3, [1.0] * 3
+    return scale, [float(v) for v in processor.image_mean], [float(v) for v in processor.image_std]
+
+
+# ----------------------------------------------------------------------------------------------------------- loading
+
+
+def load_checkpoint(
+    source: str | os.PathLike,
+    *,
+    device: str = "auto",
+    dtype: str = "float32",
+    attn: str = "auto",
+    blocks: str | None = None,
+    channels_last: bool | None = None,
+    need_attention: bool = True,
+) -> Checkpoint:
+    """A checkpoint from the Hub or a local folder, with its blocks found and checked.
+
+    Args:
+        source: Hub id, optionally ``org/name@revision``, or a local folder as `save_pretrained` writes it.
+        device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, or ``auto``: a GPU where there is one.
+        dtype: of the weights and activations: float32, bfloat16, float16 or float64.
+        attn: attention implementation; ``auto`` is ``eager`` where attention maps are needed, else transformers' own choice.
+        blocks: regular expression on module paths to read instead of the blocks found by structure.
+        channels_last: memory format of convolutional networks; None decides by image size.
+        need_attention: whether attention weights will be read.
+
+    Raises:
+        StudyError: nothing there, not safetensors, custom code, weights that do not fit, no blocks found.
+    """
+    if dtype not in DTYPES:
+        raise StudyError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    name, revision = _split_revision(str(source))
+    folder = Path(name).is_dir()
+    _refuse_unsafe(name, folder)
+    network, config = _load_network(name, revision, attn, need_attention)
+    processor = _load_processor(name, revision)
+    weights = weights_sha256(network)
+    network = network.to(_device(device), DTYPES[dtype]).eval()
+    image_size = list(prepare(processor, np.zeros((64, 64, 3), np.uint8)).shape[1:])
+    provenance = {
+        "revision": getattr(config, "_commit_hash", None),
+        "weights_sha256": weights,
+        "architecture": type(network).__name__,
+        "model_type": config.model_type,
+        "parameters": sum(parameter.numel() for parameter in network.parameters()),
+        "dtype": dtype,
+        "attention": getattr(config, "_attn_implementation", None),
+        "image_size": image_size,
+        "processor": {key: value for key, value in processor.to_dict().items() if _is_plain(value)},
+        "memory_format": "contiguous",
+        "classes": _classes(network, config),
+    }
+    checkpoint = Checkpoint(network, processor, [], [], Path(name).resolve().name if folder else name, provenance)
+    return _find_places(checkpoint, blocks, channels_last)
+
+
+def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: bool | None) -> Checkpoint:
+    """Finds blocks on random images, then chooses the memory format by what kind of network it is."""
+    height, width = checkpoint.image_size
+    generator = torch.Generator().manual_seed(0)
+    images = torch.rand(3, 3, height, width, generator=generator)
+    try:
+        checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
+    except StudyError as error:
+        raise StudyError(f"{checkpoint.name}: {error}") from error
+    except (ValueError, RuntimeError) as error:
+        what = f"its processor makes {height} x {width} images and the network refuses them ({error})"
+        raise StudyError(f"{checkpoint.name}: {what}; put a matching preprocessor_config.json beside it") from error
+    convolutional = not checkpoint.layers and any(block.kind == "conv" for block in checkpoint.blocks)
+    if channels_last is None:
+        channels_last = convolutional and min(height, width) >= CHANNELS_LAST_FROM
+    if channels_last:
+        checkpoint.network = checkpoint.network.to(memory_format=torch.channels_last)
+        checkpoint.provenance["memory_format"] = "channels_last"
+    return checkpoint
+
+
+def _split_revision(source: str) -> tuple[str, str | None]:
+    if Path(source).is_dir():
+        return source, None
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
+def _refuse_unsafe(name: str, folder: bool) -> None:
+    if folder:
+        files = sorted(path.name for path in Path(name).iterdir())
+        if "config.json" not in files:
+            raise StudyError(f"{name} has no config.json; expected a folder as save_pretrained writes it")
+        if not any(file.endswith(".safetensors") for file in files):
+            raise StudyError(
+                f"{name} has no .safetensors file ({', '.join(files[:5])}); pickled weights can run code and are not loaded. "
+                "Load them where you trust them and save again with save_pretrained"
+            )
+    elif not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
+        raise StudyError(
+            f"no checkpoint at {name!r}: no such folder, and not a Hub id (org/name or org/name@revision)"
+        )
+
+
+def _load_network(name: str, revision: str | None, attn: str, need_attention: bool) -> tuple[nn.Module, Any]:
+    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+
+    with _friendly(name), _quiet():
+        config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        classifier = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
+        auto = AutoModelForImageClassification if classifier else AutoModel
+        options: dict[str, Any] = {"revision": revision, "trust_remote_code": False, "use_safetensors": True}
+        wanted = "eager" if attn == "auto" and need_attention else attn
+        if wanted != "auto":
+            options["attn_implementation"] = wanted
+        network, info = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+    commit = getattr(config, "_commit_hash", None)
+    network = _without_new_head(network, info, name)
+    network.config._commit_hash = commit
+    return network, network.config
+
+
+def _without_new_head(network: Any, info: dict[str, Any], name: str) -> Any:
+    """The network if every weight was in the file; its base if only the classifier is missing."""
+    base = network.base_model_prefix + "."
+    missing = sorted(info["missing_keys"])
+    if any(key.startswith(base) for key in missing) or info.get("mismatched_keys"):
+        raise StudyError(
+            f"{name} lacks weights, such as {missing[0] if missing else info['mismatched_keys']!r}; save it again"
+        )
+    if info["unexpected_keys"]:
+        some = ", ".join(sorted(info["unexpected_keys"])[:3])
+        raise StudyError(f"{name} holds weights this architecture has no place for ({some}); is config.json its own?")
+    return network.base_model if missing else network
+
+
+def _load_processor(name: str, revision: str | None) -> Any:
+    from transformers import AutoImageProcessor
+
+    try:
+        with _quiet():
+            # PIL's resizing is the same on every machine; torchvision's differs by one level
+            return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", trust_remote_code=False)
+    except Exception as error:
+        raise StudyError(
+            f"{name} has no readable preprocessor_config.json ({_first_line(error)}); save its image processor beside the weights"
+        ) from error
+
+
+@contextlib.contextmanager
+def _friendly(name: str) -> Iterator[None]:
+    """Loading errors of transformers in one line that says what to do."""
+    try:
+        yield
+    except StudyError:
+        raise
+    except Exception as error:
+        text = _first_line(error)
+        if "trust_remote_code" in str(error):
+            text = (
+                "it needs code from its repository, which is never run; convert it to an architecture of transformers"
+            )
+        elif "safetensors" in str(error):
+            text = f"{text} Pickled weights can run code and are not loaded; save the model again with save_pretrained"
+        raise StudyError(f"cannot load {name}: {text}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """transformers reports and bars about loading say nothing that is not checked here."""
+    from transformers.utils import logging as transformers_logging
+
+    level = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity(logging.ERROR)
+    bars = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+def _device(device: str) -> torch.device:
+    if device != "auto":
+        try:
+            return torch.zeros(0, device=device).device
+        except (RuntimeError, AssertionError) as error:
+            raise StudyError(f"device {device!r} is not there ({_first_line(error)}); use cpu or auto") from error
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps") if torch.backends.mps.is_available() else torch.device("cpu")
+
+
+def weights_sha256(network: nn.Module) -> str:
+    """sha256 of all parameters and buffers by name: the same for a folder, a Hub repository and a converted file."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(network.state_dict().items()):
+        total.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}:".encode())
+        total.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return total.hexdigest()
+
+
+def _classes(network: nn.Module, config: Any) -> list[str] | None:
+    """Class names in the order of the logits; None without a classifier."""
+    if network is getattr(network, "base_model", None):
+        return None
+    return [str(config.id2label[index]) for index in range(config.num_labels)]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(_is_plain(inner) for inner in value.values())
+    return isinstance(value, str | int | float | bool | list | tuple | type(None))

@@ -1,0 +1,298 @@
+"""Two profiles of the same images: CKA of every block with every block, paired differences, agreement of predictions.
+
+No network is loaded: centred kernel alignment needs of each checkpoint only the Gram matrix of every block within every
+batch, and those are stored.
+
+Linear CKA (Kornblith et al. 2019) with the unbiased HSIC of Song et al. 2012, summed over batches before the one division
+(Nguyen, Raghu & Kornblith 2021, eq. 3):
+
+    CKA(A, B) = H(A, B) / sqrt(H(A, A) H(B, B)),   H(A, B) = Σ_batches Σ_{i≠j} Ã_ij B̃_ij
+
+with Ã, B̃ the U-centred Gram matrices. A batch of n images weighs n(n-3) by itself, so a short last batch needs no care.
+The value is debiased: it may be negative, and is never clipped.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import xarray as xr
+
+from .errors import StudyError
+from .profile import Profile
+from .stats import Estimate, Resampling, jackknife, percentile
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two profiles of the same images.
+
+    Attributes:
+        a, b: the profiles; both may be the same one.
+        resampling: the draws that every interval of this comparison shares.
+    """
+
+    a: Profile
+    b: Profile
+    resampling: Resampling
+
+    def cka(self, of: str = "ab", view: str = "flatten", *, level: float = 0.95, permutations: int = 0) -> xr.Dataset:
+        """CKA of every block of one profile with every block of the other.
+
+        Args:
+            of: ``aa``, ``ab`` or ``bb``: whose blocks are the rows and the columns.
+            view: which stored Gram blocks: ``flatten``, ``mean``, ``cls``, ``tokens``, or these with ``_rbf``, ``_exact``.
+            level: of the interval.
+            permutations: draws of the null hypothesis "the two blocks see unrelated images"; 0 leaves it out.
+
+        Returns:
+            (row, column) arrays ``cka``, ``low``, ``high`` (closed-form jackknife over images) and, with `permutations`,
+            ``p`` per cell and ``p_max`` of the largest cell (both one-sided, smallest possible 1 / (permutations + 1)).
+            NaN marks undefined cells: a block that is the same for every image, such as a class token before block 0.
+
+        Raises:
+            StudyError: the view was not measured in both profiles.
+        """
+        rows, columns = self._sides(of)
+        kernels = self._kernels(view)
+        cross = kernels.cross(rows, columns)
+        low, high = jackknife(cross.cka(), cross.without_each_image(), level)
+        found = {"cka": cross.cka(), "low": low, "high": high}
+        if permutations:
+            found |= cross.permutation_null(permutations)
+        return _matrix(found, self._profile(rows), self._profile(columns), n=int(kernels.sizes.sum()))
+
+    def cka_draws(self, of: str = "ab", view: str = "flatten") -> np.ndarray:
+        """CKA for the images as they are and for every bootstrap draw, (1 + draws, row, column).
+
+        H is a sum over images, H = Σ_i c_i with c_i(A, B) = Σ_j Ã_ij B̃_ij, and changes by 2 c_i to first order when image i
+        is weighted twice; draws are formed by that linear rule (the influence-function bootstrap), since drawing an image
+        twice into a Gram matrix would count its similarity with itself.
+        """
+        rows, columns = self._sides(of)
+        return self._kernels(view).cross(rows, columns).draws(self.resampling)
+
+    def agreement(self) -> Estimate:
+        """Share of images for which both checkpoints predict the same class.
+
+        Raises:
+            StudyError: a profile has no predictions, or the classes differ.
+        """
+        first, second = self.a["top5"].values[:, 0], self.b["top5"].values[:, 0]
+        if self.a.provenance["checkpoint"].get("classes") != self.b.provenance["checkpoint"].get("classes"):
+            raise StudyError(f"{self.a.name} and {self.b.name} have different classes, so predictions cannot agree")
+        return self.resampling.estimate(self.resampling.mean((first == second).astype(float)))
+
+    def difference(self, name: str, depths: np.ndarray | None = None, level: float = 0.95) -> xr.Dataset:
+        """A minus b of one measurement along depth, paired by image.
+
+        Blocks of two networks do not correspond, so each image's curve is interpolated linearly at equal relative depths
+        (default 0.1, 0.2 ... 1.0) before the difference is taken. Returns (depth, ...) arrays ``a``, ``b``, ``difference``,
+        ``low`` and ``high``.
+        """
+        depths = np.linspace(0.1, 1, 10) if depths is None else np.asarray(depths, dtype=float)
+        curves = [_at_depths(profile, name, depths) for profile in (self.a, self.b)]
+        means = [self.resampling.mean(curve.values) for curve in curves]
+        rows = means[0] - means[1]
+        low, high = percentile(rows, level)
+        dims = curves[0].dims[1:]
+        found = {"a": means[0][0], "b": means[1][0], "difference": rows[0], "low": low, "high": high}
+        return xr.Dataset({key: (dims, value) for key, value in found.items()}, {"depth": depths})
+
+    def _sides(self, of: str) -> tuple[str, str]:
+        if of not in ("aa", "ab", "ba", "bb"):
+            raise StudyError(f"of must be 'aa', 'ab', 'ba' or 'bb', got {of!r}")
+        return of[0], of[1]
+
+    def _profile(self, side: str) -> Profile:
+        return self.a if side == "a" else self.b
+
+    def _kernels(self, view: str) -> Kernels:
+        if view not in self._cache:
+            self._cache[view] = Kernels(self.a, self.b, view)
+        return self._cache[view]
+
+    @cached_property
+    def _cache(self) -> dict[str, Kernels]:
+        return {}
+
+
+def compare(a: Profile, b: Profile, *, draws: int = 1000, seed: int = 0) -> Comparison:
+    """Put two profiles of the same images side by side.
+
+    Args:
+        a, b: profiles, as `load_profile` or `measure` give them.
+        draws, seed: of the bootstrap that the intervals of this comparison share.
+
+    Raises:
+        StudyError: the profiles are of different images.
+    """
+    if a.images_sha256 != b.images_sha256:
+        raise StudyError(f"{a.name} and {b.name} were measured on different images: {_what_differs(a, b)}; {_REMEDY}")
+    return Comparison(a, b, Resampling(a.n_images, draws, seed))
+
+
+_REMEDY = "measure both with the same --images, --split, --revision, --n and --seed"
+
+
+def _what_differs(a: Profile, b: Profile) -> str:
+    first, second = a.data["image_digest"].values, b.data["image_digest"].values
+    if len(first) != len(second):
+        return f"{len(first)} against {len(second)} images"
+    if sorted(first) == sorted(second):
+        return "the same images in another order"
+    return f"{int((first != second).sum())} of {len(first)} images differ, the first at row {int((first != second).argmax())}"
+
+
+# ------------------------------------------------------------------------------------------------------------- CKA
+
+
+class Kernels:
+    """The Gram blocks of two profiles, ready to multiply."""
+
+    def __init__(self, a: Profile, b: Profile, view: str) -> None:
+        self.sizes = a.batch_sizes(view)
+        if not np.array_equal(self.sizes, b.batch_sizes(view)):
+            raise StudyError(
+                f"{a.name} and {b.name} hold Gram blocks of different batches "
+                f"({self.sizes.max()} against {b.batch_sizes(view).max()} images); measure both with the same --batch-size"
+            )
+        self.grams = {"a": _unit_scale(a.gram(view))}
+        self.grams["b"] = self.grams["a"] if b is a else _unit_scale(b.gram(view))
+
+    def cross(self, rows: str, columns: str) -> CrossKernels:
+        return CrossKernels(self.grams[rows], self.grams[columns], self.sizes, same=rows == columns)
+
+
+def _unit_scale(blocks: np.ndarray) -> np.ndarray:
+    """CKA ignores a block's scale; bringing its largest entry to one keeps squares inside float32."""
+    largest = np.abs(blocks).max(axis=(1, 2, 3), keepdims=True)
+    return np.divide(blocks, largest, out=np.zeros_like(blocks), where=largest > 0)
+
+
+class CrossKernels:
+    """CKA of the blocks A (rows) with the blocks B (columns), its jackknife, bootstrap and permutation null.
+
+    Args:
+        A, B: U-centred Gram blocks (block, batch, n, n).
+        sizes: images in each batch; the rest of a short batch is zero.
+    """
+
+    def __init__(self, A: np.ndarray, B: np.ndarray, sizes: np.ndarray, same: bool = False) -> None:
+        self.A, self.B, self.sizes, self.same = A, B, sizes, same
+        n = A.shape[-1]
+        self._real = (np.arange(n) < sizes[:, None]).ravel()  # which (batch, place) holds an image
+
+    @cached_property
+    def shares(self) -> np.ndarray:
+        """c_i(A, B) = Σ_j Ã_ij B̃_ij for every image and pair of blocks: (image, row, column) float32; Σ_i c_i = H."""
+        return np.matmul(_by_image(self.A), _by_image(self.B).swapaxes(1, 2))[self._real]
+
+    @cached_property
+    def self_shares(self) -> tuple[np.ndarray, np.ndarray]:
+        """c_i(A, A) and c_i(B, B), (image, block) each."""
+        first = _own_shares(self.A)[self._real]
+        return first, first if self.same else _own_shares(self.B)[self._real]
+
+    def cka(self) -> np.ndarray:
+        """(row, column) float64."""
+        first, second = (own.sum(0, dtype=np.float64) for own in self.self_shares)
+        return _normalise(self.shares.sum(0, dtype=np.float64), first, second)
+
+    def without_each_image(self) -> np.ndarray:
+        """CKA with each image left out, (image, row, column), without forming a matrix again.
+
+        Rows of a U-centred matrix sum to zero. Centring again what is left of a batch of n images after image i is gone
+        therefore takes only c_i: H without i = H - 2 (n-2)/(n-3) c_i.
+        """
+        n = np.repeat(self.sizes, self.sizes).astype(np.float64)
+        factor = 2 * (n - 2) / (n - 3)
+        first, second = (own.sum(0, dtype=np.float64) - factor[:, None] * own for own in self.self_shares)
+        return _normalise(self.shares.sum(0, dtype=np.float64) - factor[:, None, None] * self.shares, first, second)
+
+    def draws(self, resampling: Resampling) -> np.ndarray:
+        """CKA for the data and every bootstrap draw, (1 + draws, row, column); see `Comparison.cka_draws`."""
+        if resampling.n != len(self.shares):  # images of a last batch of fewer than 4 are in no Gram block
+            resampling = Resampling(len(self.shares), resampling.draws, resampling.seed)
+        weights = 2 * resampling.weights() - 1
+        first, second = (weights @ own for own in self.self_shares)
+        cross = weights @ self.shares.reshape(len(self.shares), -1)
+        return _normalise(cross.reshape(len(weights), *self.shares.shape[1:]).astype(np.float64), first, second)
+
+    def permutation_null(self, permutations: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """p of every cell, and of the largest cell, when the images of B are shuffled within each batch."""
+        rng = np.random.default_rng(seed)
+        observed = self.cka()
+        first, second = (own.sum(0, dtype=np.float64) for own in self.self_shares)
+        flat = self.A.reshape(len(self.A), -1)
+        exceeded, exceeded_max = np.ones_like(observed), 1
+        for _ in range(permutations):
+            cross = flat @ _shuffle(self.B, self.sizes, rng).reshape(len(self.B), -1).T
+            null = _normalise(cross.astype(np.float64), first, second)
+            exceeded += null >= observed
+            exceeded_max += np.nanmax(null) >= np.nanmax(observed)
+        p = np.where(np.isnan(observed), np.nan, exceeded / (permutations + 1))
+        return {"p": p, "p_max": np.array(exceeded_max / (permutations + 1))}
+
+
+def _by_image(grams: np.ndarray) -> np.ndarray:
+    """(block, batch, n, n) -> (batch·n, block, n): for every image, its row in the Gram matrix of every block."""
+    blocks, batches, n, _ = grams.shape
+    return np.ascontiguousarray(grams.transpose(1, 2, 0, 3)).reshape(batches * n, blocks, n)
+
+
+def _own_shares(grams: np.ndarray) -> np.ndarray:
+    return np.einsum("lbij,lbij->bil", grams, grams).reshape(-1, len(grams))
+
+
+def _normalise(cross: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """cross / sqrt(first second) with NaN where a self term is not positive; batch axes lead."""
+    norms = first[..., :, None] * second[..., None, :]
+    return np.divide(
+        cross,
+        np.sqrt(norms, where=norms > 0, out=np.ones_like(norms)),
+        where=norms > 0,
+        out=np.full_like(norms, np.nan),
+    )
+
+
+def _shuffle(grams: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The same Gram blocks with the images of every batch in another order (the same for all blocks)."""
+    n = grams.shape[-1]
+    order = np.tile(np.arange(n), (len(sizes), 1))
+    for batch, size in enumerate(sizes):
+        order[batch, :size] = rng.permutation(size)
+    batches = np.arange(len(sizes))[:, None, None]
+    return grams[:, batches, order[:, :, None], order[:, None, :]]
+
+
+def _matrix(found: dict[str, np.ndarray], rows: Profile, columns: Profile, n: int) -> xr.Dataset:
+    coordinates = {
+        "row": rows.data["block"].values,
+        "column": columns.data["block"].values,
+        "row_depth": ("row", rows.data["depth"].values),
+        "column_depth": ("column", columns.data["depth"].values),
+    }
+    variables = {key: (("row", "column") if np.ndim(value) else (), value) for key, value in found.items()}
+    return xr.Dataset(variables, coordinates, {"rows": rows.name, "columns": columns.name, "n": n})
+
+
+def _at_depths(profile: Profile, name: str, depths: np.ndarray) -> xr.DataArray:
+    """A per-block measurement interpolated at relative depths, image axis first."""
+    array = profile[name]
+    if "block" not in array.dims:
+        raise StudyError(f"{name!r} has axes {array.dims}, expected one called 'block'")
+    along = array.assign_coords(block=profile.data["depth"].values).transpose("image", "block", ...)
+    values = _interpolate(along.values, profile.data["depth"].values, depths)
+    return xr.DataArray(values, dims=("image", "depth", *along.dims[2:]))
+
+
+def _interpolate(values: np.ndarray, depth: np.ndarray, depths: np.ndarray) -> np.ndarray:
+    """Linear interpolation along axis 1; depths below the first block take the first block's value."""
+    right = np.clip(np.searchsorted(depth, depths), 1, len(depth) - 1)
+    left = right - 1
+    share = np.clip((depths - depth[left]) / (depth[right] - depth[left]), 0, 1)
+    share = share.reshape(1, -1, *([1] * (values.ndim - 2)))
+    return values[:, left] * (1 - share) + values[:, right] * share

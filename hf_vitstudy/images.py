@@ -1,0 +1,274 @@
+"""Reference images: which, in what order, decoded how, and a hash that says whether two studies saw the same ones.
+
+Every image passes through one decoder (`decode`), whatever its mode: transformers' processors fail on grayscale, palette,
+alpha, CMYK and 16-bit files, and a plain ``PIL.Image.open`` ignores the camera's orientation while `datasets` applies it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import StudyError
+
+
+MAX_PIXELS = 50_000_000  # a 10 kB file can claim 81 million pixels; real photographs stay below this
+PARQUET, FOLDER_HINT = ".parquet", "an image folder (one sub-folder per class), a .parquet file or a dataset id"
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Reference images in a fixed order, decoded when asked for.
+
+    Attributes:
+        rows: a `datasets.Dataset` or any sequence of ``{image_column: bytes, path, array or PIL image, ...}``.
+        image_column, label_column: names in a row; `label_column` is None where there are no labels.
+        classes: class names in label order, or None.
+        provenance: name, split, revision, n, seed.
+    """
+
+    rows: Any
+    image_column: str = "image"
+    label_column: str | None = None
+    classes: list[str] | None = None
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+        """The decoded image, (height, width, 3) uint8, and its label (-1 where there is none)."""
+        row = self.rows[index]
+        try:
+            image = decode(row[self.image_column])
+        except StudyError as error:
+            raise StudyError(f"image {index} of {self.provenance.get('name', 'the data set')}: {error}") from error
+        label = row[self.label_column] if self.label_column else None
+        return image, -1 if label is None else int(label)
+
+
+# --------------------------------------------------------------------------------------------------------- decoding
+
+
+def decode(source: Any) -> np.ndarray:
+    """RGB pixels of an image of any mode, (height, width, 3) uint8.
+
+    The orientation tag is applied, transparency is laid on white, 16-bit gray is scaled to 8 bits, CMYK and palettes are
+    converted, and of an animation the first frame is taken.
+
+    Args:
+        source: bytes, a path, a PIL image, a ``{"bytes": ..., "path": ...}`` row of `datasets`, or a uint8 array
+            (height, width), (height, width, 1) or (height, width, 3).
+
+    Raises:
+        StudyError: not an image, cut off, or larger than `MAX_PIXELS`.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source)
+    image = _open(source)
+    _check_size(image)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as damaged EXIF blocks: the pixels are what counts
+            return np.array(_to_rgb(_upright(image)))
+    except StudyError:
+        raise
+    except Exception as error:  # PIL raises OSError, SyntaxError, struct.error ... on damaged files
+        raise StudyError(f"cannot be decoded ({_one_line(error)}); replace or remove the file") from error
+
+
+def _open(source: Any):
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        return source
+    if isinstance(source, dict):
+        source = source["bytes"] if source.get("bytes") is not None else source.get("path")
+    if source is None:
+        raise StudyError("is missing (None); remove the row")
+    if isinstance(source, bytes):
+        source = io.BytesIO(source)
+    if not isinstance(source, str | os.PathLike | io.BytesIO):
+        raise StudyError(f"expected bytes, a path, a PIL image or a uint8 array, got {type(source).__name__}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` is stricter
+            return Image.open(source)
+    except Exception as error:
+        raise StudyError(f"is not a readable image ({_one_line(error)}); replace or remove the file") from error
+
+
+def _check_size(image) -> None:
+    if image.width * image.height > MAX_PIXELS:
+        raise StudyError(
+            f"has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read; shrink it first"
+        )
+
+
+def _upright(image):
+    from PIL import ImageOps
+
+    return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image):
+    from PIL import Image
+
+    if image.mode in ("I;16", "I;16L", "I;16B", "I;16N", "I"):  # 16 bits a pixel; PIL's own conversion clips at 255
+        return Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise StudyError("has floating-point pixels of unknown range; save it with 8 or 16 bits")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray) -> np.ndarray:
+    if array.dtype != np.uint8:
+        raise StudyError(f"expected a uint8 array, got {array.dtype}; scale the pixels to 0..255 and convert")
+    if array.ndim == 2:
+        array = array[..., None]
+    if array.ndim != 3 or array.shape[-1] not in (1, 3):
+        raise StudyError(
+            f"expected an array (height, width), (height, width, 1) or (height, width, 3), got {array.shape}"
+        )
+    return np.broadcast_to(array, (*array.shape[:2], 3)).copy()
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+# ---------------------------------------------------------------------------------------------------------- hashing
+
+
+def digest(image: np.ndarray) -> int:
+    """64 bits that tell decoded images apart: the head of sha256 over the shape and the pixels."""
+    header = f"{image.shape[0]}x{image.shape[1]}:".encode()
+    return int.from_bytes(hashlib.sha256(header + image.tobytes()).digest()[:8], "big")
+
+
+def set_digest(digests: Sequence[int]) -> str:
+    """sha256 of an ordered set of images."""
+    return hashlib.sha256(np.asarray(digests, dtype=">u8").tobytes()).hexdigest()
+
+
+# ---------------------------------------------------------------------------------------------------------- loading
+
+
+def load_images(
+    source: str | os.PathLike,
+    *,
+    split: str | None = None,
+    revision: str | None = None,
+    n: int | None = 2048,
+    seed: int = 0,
+) -> ImageSet:
+    """`n` images of a data set, in an order that depends on `seed` only.
+
+    Data sets are often sorted by class, so the first `n` rows would be few classes; rows are drawn without replacement.
+
+    Args:
+        source: id of a data set on the Hub, a ``.parquet`` file, or a folder (images in class folders, or parquet files).
+        split: which split; by default the validation or test split, else the only one.
+        revision: branch, tag or commit of a Hub data set; resolved to the commit and recorded.
+        n: how many; None takes all. Fewer are taken, with a note in the provenance, where the data set is smaller.
+        seed: of the order.
+
+    Raises:
+        StudyError: no such data set, split or image column.
+    """
+    dataset, name, commit = _open_dataset(source, split, revision)
+    dataset, split_name = _choose_split(dataset, split, name)
+    image_column, label_column, classes = _columns(dataset, name)
+    dataset = dataset.cast_column(image_column, _encoded())
+    if len(dataset) < 4:
+        raise StudyError(f"{name} has {len(dataset)} images, at least 4 are needed to compare representations")
+    order = np.random.default_rng(seed).permutation(len(dataset))[:n]
+    chosen = dataset.select(order)
+    provenance = {"name": name, "split": split_name, "revision": commit, "n": len(chosen), "seed": seed}
+    if n is not None and len(chosen) < n:
+        provenance["asked"] = n
+    return ImageSet(chosen, image_column, label_column, classes, provenance)
+
+
+def _open_dataset(source: str | os.PathLike, split: str | None, revision: str | None) -> tuple[Any, str, str | None]:
+    """(dataset or dict of splits, name without a machine's path, commit)."""
+    import datasets
+
+    path = Path(source)
+    try:
+        if path.suffix == PARQUET and path.is_file():
+            return datasets.load_dataset("parquet", data_files=str(path), split="train"), path.stem, None
+        if path.is_dir():
+            return _open_folder(path), path.resolve().name, None
+        if path.suffix == PARQUET or str(source).startswith((".", "/", "~")):
+            raise StudyError(f"no images at {source}: no such file or folder; expected {FOLDER_HINT}")
+        commit = _commit(str(source), revision)
+        return datasets.load_dataset(str(source), revision=commit), str(source), commit
+    except StudyError:
+        raise
+    except Exception as error:
+        raise StudyError(
+            f"cannot load images from {str(source)!r} ({_one_line(error)}); expected {FOLDER_HINT}"
+        ) from error
+
+
+def _open_folder(folder: Path) -> Any:
+    import datasets
+
+    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
+        return datasets.load_from_disk(str(folder))
+    return datasets.load_dataset(str(folder))
+
+
+def _commit(name: str, revision: str | None) -> str | None:
+    """The commit a revision means now; offline, the revision as it was given."""
+    from huggingface_hub import HfApi, constants
+
+    if constants.HF_HUB_OFFLINE:
+        return revision
+    return HfApi().dataset_info(name, revision=revision).sha
+
+
+def _choose_split(dataset: Any, split: str | None, name: str) -> tuple[Any, str | None]:
+    if not isinstance(dataset, dict):
+        return dataset, split
+    names = list(dataset)
+    if split is None:
+        preferred = [candidate for candidate in ("validation", "test", "val") if candidate in names]
+        split = preferred[0] if preferred else names[0] if len(names) == 1 else None
+    if split not in names:
+        raise StudyError(f"{name} has the splits {', '.join(names)}, got {split!r}; name one with --split")
+    return dataset[split], split
+
+
+def _columns(dataset: Any, name: str) -> tuple[str, str | None, list[str] | None]:
+    """Image and label column by feature type, by name where several fit, and the class names."""
+    import datasets
+
+    images = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.Image)]
+    if not images:
+        found = ", ".join(f"{key}: {type(feature).__name__}" for key, feature in dataset.features.items())
+        raise StudyError(f"{name} has no image column (columns: {found}); cast one to datasets.Image")
+    labels = [key for key, feature in dataset.features.items() if isinstance(feature, datasets.ClassLabel)]
+    image = "image" if "image" in images else images[0]
+    label = next((key for key in ("label", "fine_label") if key in labels), labels[0] if labels else None)
+    return image, label, list(dataset.features[label].names) if label else None
+
+
+def _encoded() -> Any:
+    """The image feature that leaves files as they are, for our own decoder."""
+    import datasets
+
+    return datasets.Image(decode=False)
