@@ -230,6 +230,20 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
     return checkpoint
 
 
+def module_paths(source: str | os.PathLike) -> list[str]:
+    """Paths of all modules of a checkpoint, to choose from with ``blocks=REGEX``. Works where no blocks are found."""
+    name, revision = _split_revision(str(source))
+    _refuse_unsafe(name, Path(name).is_dir())
+    network, _ = _load_network(name, revision, "auto", need_attention=False)
+    return [path for path, _ in network.named_modules() if path]
+
+
+def short_name(source: str | os.PathLike) -> str:
+    """The last part of a Hub id or folder, for naming what is made from it."""
+    name, _ = _split_revision(str(source))
+    return Path(name).resolve().name if Path(name).is_dir() else name.split("/")[-1]
+
+
 def _split_revision(source: str) -> tuple[str, str | None]:
     if Path(source).is_dir():
         return source, None

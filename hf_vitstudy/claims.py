@@ -161,6 +161,19 @@ def _judge_choice(claim: Claim, comparison: Comparison, count: int) -> Judgement
     return Judgement(claim, names, verdict(estimate, claim.margin), estimate, note=granularity(chosen))
 
 
+def choose_claims(ids: Sequence[str] | None) -> list[Claim]:
+    """The claims with these ids, all for None.
+
+    Raises:
+        StudyError: an unknown id.
+    """
+    known = {claim.id: claim for claim in CLAIMS}
+    for name in ids or ():
+        if name not in known:
+            raise StudyError(f"no claim is called {name!r}; there are: {', '.join(known)}")
+    return list(CLAIMS) if ids is None else [known[name] for name in ids]
+
+
 def granularity(profiles: Sequence[Profile]) -> str:
     """How finely each checkpoint was read, such as ``25 places in 12 blocks``: CKA claims depend on it."""
     return "; ".join(f"{profile.name}: {_places(profile)}" for profile in profiles)

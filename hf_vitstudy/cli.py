@@ -1,0 +1,289 @@
+"""The command line. Every command is a few lines around a function of the package."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+
+from . import __version__
+from .errors import StudyError
+
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+    from .claims import Judgement
+    from .profile import Profile
+
+app = typer.Typer(
+    name="vitstudy",
+    help="How do vision transformers work, and how do they differ from ResNets? Measure checkpoints, compare profiles.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+CheckpointArgument = Annotated[str, typer.Argument(help="Hub id (org/name or org/name@revision) or local folder.")]
+ProfilesArgument = Annotated[list[Path], typer.Argument(help="Folders written by `vitstudy measure`.")]
+DrawsOption = Annotated[int, typer.Option(min=100, help="Bootstrap draws behind every interval.")]
+SeedOption = Annotated[int, typer.Option(help="Seed of the bootstrap draws.")]
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line and exit code 2."""
+    try:
+        app(standalone_mode=True)
+    except StudyError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        if error.name not in ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate"):
+            raise
+        typer.echo(f"error: measuring needs {error.name}; install it with: pip install 'hf_vitstudy[study]'", err=True)
+        sys.exit(2)
+
+
+def _version(show: bool) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+) -> None:
+    pass
+
+
+# --------------------------------------------------------------------------------------------------------- measuring
+
+
+@app.command()
+def blocks(
+    checkpoint: CheckpointArgument,
+    pattern: Annotated[str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")] = None,
+    every: Annotated[bool, typer.Option("--all", help="List all module paths instead, to write a pattern.")] = False,
+) -> None:
+    """Show which places of a checkpoint would be read."""
+    from .checkpoints import load_checkpoint, module_paths
+
+    if every:
+        for path in module_paths(checkpoint):
+            typer.echo(path)
+        return
+    found = load_checkpoint(checkpoint, device="cpu", blocks=pattern)
+    rows = [
+        (b.name, b.kind, f"{b.depth:.2f}", b.stage, f"{b.channels} x {b.grid[0]} x {b.grid[1]}", b.prefix_count, b.path, b.side)
+        for b in found.blocks
+    ]
+    heads = ("block", "kind", "depth", "stage", "channels x map", "prefix", "module", "side")
+    _print_table(f"{found.name}: {len(rows)} places, {len(found.layers)} attention layers", heads, rows)
+
+
+@app.command()
+def measure(
+    checkpoint: CheckpointArgument,
+    images: Annotated[str, typer.Option(help="Hub id of a data set, .parquet file, or image folder.")],
+    split: Annotated[str | None, typer.Option(help="Split of the data set [default: validation or test].")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
+    n: Annotated[int, typer.Option(min=4, help="Number of images, drawn by --seed.")] = 2048,
+    seed: Annotated[int, typer.Option(help="Seed of the images' order.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Images per forward pass; CKA's Gram blocks hold as many, at most 32.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
+    attn: Annotated[str, typer.Option(help="Attention implementation; auto is eager where maps are needed.")] = "auto",
+    analyses: Annotated[
+        str, typer.Option(help="Comma-separated; options after colons, as in cka:pool=mean,fourier.")
+    ] = "cka,fourier,variance,attention_distance,predictions",
+    paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Also measure by the published codes' definitions.")] = False,
+    pattern: Annotated[str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")] = None,
+    workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the profile [default: profiles/NAME].")] = None,
+) -> None:
+    """Measure one checkpoint on reference images and write its profile."""
+    from .checkpoints import short_name
+    from .measuring import measure as measure_
+
+    folder = out or Path("profiles") / short_name(checkpoint)
+    profile = measure_(
+        checkpoint,
+        images,
+        split=split,
+        revision=revision,
+        n=n,
+        seed=seed,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+        attn=attn,
+        analyses=[name.strip() for name in analyses.split(",") if name.strip()],
+        paper_mode=paper_mode,
+        blocks=pattern,
+        workers=workers,
+        out=folder,
+    )
+    for name, why in profile.provenance["absent"].items():
+        typer.echo(f"without {name}: {why}")
+    typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places -> {folder}")
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the data, checkpoints, profiles and the report.")] = Path("runs/demo"),
+    seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
+) -> None:
+    """Train a small ViT and a small ResNet on scikit-learn's digits, compare them, write a report. No Hub, no GPU."""
+    from .demo import run_demo
+
+    for line in run_demo(out, seed=seed):
+        typer.echo(line)
+
+
+# ----------------------------------------------------------------------------------------------------------- reading
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(help="Profile A.")],
+    second: Annotated[Path, typer.Argument(help="Profile B.")],
+    view: Annotated[str, typer.Option(help="Which Gram blocks: flatten, mean, cls, tokens, ...")] = "flatten",
+    permutations: Annotated[int, typer.Option(min=0, help="Draws of the permutation null.")] = 200,
+    out: Annotated[Path | None, typer.Option(help="Write all cells of A-A, A-B and B-B to a .json or .csv file.")] = None,
+) -> None:
+    """CKA of every block of A with every block of B, with intervals; no model is loaded."""
+    from .comparison import compare as compare_
+    from .profile import load_profile
+
+    comparison = compare_(load_profile(first), load_profile(second))
+    cross = comparison.cka("ab", view, permutations=permutations)
+    _print_best_matches(cross, comparison.a.name, comparison.b.name)
+    if out is not None:
+        maps = {"aa": comparison.cka("aa", view), "ab": cross, "bb": comparison.cka("bb", view)}
+        _write_maps(out, maps)
+        typer.echo(f"all cells -> {out}")
+
+
+@app.command()
+def judge(
+    profiles: ProfilesArgument,
+    only: Annotated[str | None, typer.Option("--claims", help="Comma-separated ids, such as R-1,P-F1.")] = None,
+    draws: DrawsOption = 1000,
+    seed: SeedOption = 0,
+    out: Annotated[Path | None, typer.Option("--json", help="Write the judgements to a JSON file.")] = None,
+) -> None:
+    """Judge the papers' claims on one or more profiles of the same images."""
+    from .claims import choose_claims
+    from .claims import judge as judge_
+    from .profile import load_profile
+
+    claims = choose_claims(only.split(",") if only else None)
+    judgements = judge_(*[load_profile(folder) for folder in profiles], claims=claims, draws=draws, seed=seed)
+    _print_judgements(judgements)
+    if out is not None:
+        out.write_text(json.dumps([judgement.to_dict() for judgement in judgements], indent=1, ensure_ascii=False))
+
+
+@app.command()
+def report(
+    profiles: ProfilesArgument,
+    out: Annotated[Path, typer.Option(help="The HTML file.")] = Path("report.html"),
+    figures: Annotated[Path | None, typer.Option(help="Also write the figures (PNG and SVG) to this folder.")] = None,
+    draws: DrawsOption = 1000,
+    seed: SeedOption = 0,
+) -> None:
+    """Write one HTML file with verdicts, figures, methods and provenance."""
+    from .profile import load_profile
+    from .report import write_report
+
+    loaded = [load_profile(folder) for folder in profiles]
+    typer.echo(f"report -> {write_report(*loaded, out=out, draws=draws, seed=seed)}")
+    if figures is not None:
+        from .figures import save_figures
+
+        for path in save_figures(figures, *loaded):
+            typer.echo(f"figure -> {path}")
+
+
+# ---------------------------------------------------------------------------------------------------------- printing
+
+
+def _print_table(title: str, heads: tuple[str, ...], rows: list[tuple]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    for head in heads:
+        table.add_column(head, overflow="fold")
+    for row in rows:
+        table.add_row(*[_plain(cell) for cell in row])
+    width = None if sys.stdout.isatty() else 200  # a file or a pipe has no width: keep rows on one line
+    Console(width=width).print(table)
+
+
+def _plain(cell: Any) -> str:
+    from rich.markup import escape
+
+    return escape(str(cell))
+
+
+def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str) -> None:
+    rows = []
+    for index, name in enumerate(cross["row"].values):
+        cells = cross["cka"].values[index]
+        if np.isnan(cells).all():
+            rows.append((name, "undefined: the same for every image", "", ""))
+            continue
+        best = int(np.nanargmax(cells))
+        interval = f"{cells[best]:.3f} [{cross['low'].values[index, best]:.3f}, {cross['high'].values[index, best]:.3f}]"
+        p = f"{cross['p'].values[index, best]:.3f}" if "p" in cross else ""
+        rows.append((name, str(cross["column"].values[best]), interval, p))
+    title = f"most similar block of {name_b} for each block of {name_a}, n = {cross.attrs['n']} images"
+    _print_table(title, ("block", "most similar", "CKA [95 %]", "p"), rows)
+
+
+def _print_judgements(judgements: list[Judgement]) -> None:
+    rows = []
+    for judgement in judgements:
+        claim, estimate = judgement.claim, judgement.estimate
+        effect = f"{estimate} {claim.unit}" if estimate else judgement.note
+        n = estimate.n if estimate else ""
+        checkpoints = " / ".join(judgement.checkpoints)
+        rows.append((claim.id, claim.text, judgement.verdict, effect, f"{claim.margin:g}", n, checkpoints, claim.source))
+    heads = ("id", "claim", "verdict", "effect [95 %]", "margin", "n", "checkpoint", "source")
+    _print_table("claims", heads, rows)
+
+
+def _write_maps(path: Path, maps: dict[str, xr.Dataset]) -> None:
+    cells = [
+        {"map": key, "row": str(row), "column": str(column)}
+        | {name: _number(found[name].values[i, j]) for name in found.data_vars if found[name].ndim == 2}
+        for key, found in maps.items()
+        for i, row in enumerate(found["row"].values)
+        for j, column in enumerate(found["column"].values)
+    ]
+    if path.suffix == ".csv":
+        fields = list(dict.fromkeys(key for cell in cells for key in cell))
+        with open(path, "w", newline="") as file:
+            writer = csv.DictWriter(file, fields)
+            writer.writeheader()
+            writer.writerows(cells)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps({"n": int(maps["ab"].attrs["n"]), "cells": cells}, indent=1, allow_nan=False))
+    else:
+        raise StudyError(f"--out must end in .json or .csv, got {path.name!r}")
+
+
+def _number(value: float) -> float | None:
+    """A number for JSON and CSV; undefined cells become null."""
+    return None if np.isnan(value) else float(value)
+
+
+if __name__ == "__main__":
+    main()
