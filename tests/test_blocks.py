@@ -17,7 +17,10 @@ def images(size: int = 32, n: int = 3) -> torch.Tensor:
 def read(network, pixels) -> dict[str, torch.Tensor]:
     blocks, _ = find_blocks(network, pixels)
     kept = {}
-    with hooked(network, blocks, lambda i, raw: kept.__setitem__(blocks[i].name, raw.detach().clone())), torch.no_grad():
+    with (
+        hooked(network, blocks, lambda i, raw: kept.__setitem__(blocks[i].name, raw.detach().clone())),
+        torch.no_grad(),
+    ):
         network(pixels)
     return kept
 
@@ -102,8 +105,18 @@ FAMILIES = {
         0,
     ),
     "convnext": ("ConvNextConfig", STAGES, ["conv"] * 5, 0),
-    "regnet": ("RegNetConfig", {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2], "groups_width": 8}, ["conv"] * 4, 0),
-    "resnet with bottlenecks": ("ResNetConfig", {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [2, 3]}, ["conv"] * 5, 0),
+    "regnet": (
+        "RegNetConfig",
+        {"embedding_size": 8, "hidden_sizes": [16, 32], "depths": [2, 2], "groups_width": 8},
+        ["conv"] * 4,
+        0,
+    ),
+    "resnet with bottlenecks": (
+        "ResNetConfig",
+        {"embedding_size": 8, "hidden_sizes": [32, 64], "depths": [2, 3]},
+        ["conv"] * 5,
+        0,
+    ),
     "poolformer": ("PoolFormerConfig", {"depths": [1, 1, 2, 1], "hidden_sizes": [8, 16, 24, 32]}, ["conv"] * 5, 0),
 }
 
@@ -236,7 +249,13 @@ def test_attention_weights_are_told_from_other_outputs():
     assert attention_weights(weights) is None
 
 
-GRIDS = [(197, 1.0, (1, (14, 14))), (196, 1.0, (0, (14, 14))), (198, 1.0, (2, (14, 14))), (201, 1.0, (5, (14, 14))), (33, 2.0, (1, (4, 8)))]
+GRIDS = [
+    (197, 1.0, (1, (14, 14))),
+    (196, 1.0, (0, (14, 14))),
+    (198, 1.0, (2, (14, 14))),
+    (201, 1.0, (5, (14, 14))),
+    (33, 2.0, (1, (4, 8))),
+]
 
 
 @pytest.mark.parametrize(("tokens", "aspect", "expected"), GRIDS)

@@ -28,7 +28,10 @@ def test_logits_equal_transformers_own_path(vit_folder):
 
 
 PROCESSORS = {
-    "vit": ("ViTImageProcessor", {"size": {"height": 24, "width": 24}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]}),
+    "vit": (
+        "ViTImageProcessor",
+        {"size": {"height": 24, "width": 24}, "image_mean": [0.1, 0.2, 0.3], "image_std": [0.5, 0.6, 0.7]},
+    ),
     "convnext, as resnets have": ("ConvNextImageProcessor", {"size": {"shortest_edge": 24}, "crop_pct": 0.875}),
     "without normalisation": ("ViTImageProcessor", {"size": {"height": 24, "width": 24}, "do_normalize": False}),
     "with another scale": ("ViTImageProcessor", {"size": {"height": 24, "width": 24}, "rescale_factor": 1 / 127.5}),
@@ -53,7 +56,9 @@ def test_geometry_then_normalisation_is_the_whole_processor(case, tmp_path):
 
 def test_images_must_be_rgb_batches(vit_folder):
     checkpoint = load_checkpoint(vit_folder)
-    with pytest.raises(StudyError, match=r"images must be \(batch, 3, height, width\) in \[0, 1\], got \(2, 1, 32, 32\)"):
+    with pytest.raises(
+        StudyError, match=r"images must be \(batch, 3, height, width\) in \[0, 1\], got \(2, 1, 32, 32\)"
+    ):
         checkpoint.read(torch.zeros(2, 1, 32, 32))
 
 
@@ -172,7 +177,10 @@ def test_custom_code_is_never_run(vit_folder, tmp_path):
     marker = tmp_path / "ran"
     (folder / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Config: pass\nclass Model: pass\n")
     config = json.loads((folder / "config.json").read_text())
-    config |= {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"}}
+    config |= {
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.Config", "AutoModelForImageClassification": "evil.Model"},
+    }
     (folder / "config.json").write_text(json.dumps(config))
     with pytest.raises(StudyError, match="needs code from its repository, which is never run"):
         load_checkpoint(folder)

@@ -54,22 +54,19 @@ def pooled(state: State, pool: str) -> Tensor:
     return state.prefix[:, 0]
 
 
-def gram(features: Tensor, centre: bool = False) -> Tensor:
+def gram(features: Tensor) -> Tensor:
     """Inner products of all images, (batch, batch) float64.
 
     Products are float32 over chunks of features and added up in float64; no second copy of a wide block is made.
 
     Args:
         features: (batch, feature).
-        centre: subtract the mean over images first, a chunk at a time.
     """
     n, width = features.shape
-    if centre or features.dtype != torch.float32:
+    if features.dtype != torch.float32:
         total = torch.zeros(n, n, dtype=torch.float64, device=_float64_device(features))
         for chunk in features.split(CHUNK, dim=1):
             chunk = chunk.float()
-            if centre:
-                chunk = chunk - chunk.mean(0)
             total += (chunk @ chunk.T).to(total.device, torch.float64)
         return total
     if width < WIDE:
@@ -83,15 +80,33 @@ def gram(features: Tensor, centre: bool = False) -> Tensor:
     return total
 
 
+def centred_gram(features: Tensor) -> Tensor:
+    """Inner products after the mean over images is subtracted, (batch, batch) float64, a chunk of features at a time.
+
+    All zero where the features are the same for every image: what rounding leaves of them is no signal.
+    """
+    n = len(features)
+    total = torch.zeros(n, n, dtype=torch.float64, device=_float64_device(features))
+    mean_square = torch.zeros((), dtype=torch.float64, device=total.device)
+    for chunk in features.split(CHUNK, dim=1):
+        chunk = chunk.float()
+        mean = chunk.mean(0)
+        chunk = chunk - mean
+        total += (chunk @ chunk.T).to(total.device, torch.float64)
+        mean_square += (mean @ mean).to(total.device, torch.float64)
+    constant = total.diagonal().mean() <= CONSTANT * mean_square
+    return torch.where(constant, torch.zeros_like(total), total)
+
+
 def _float64_device(features: Tensor) -> torch.device:
     return torch.device("cpu") if features.device.type == "mps" else features.device
 
 
 def mean_over_variance(K: Tensor) -> float:
-    """|mean|² / variance of the features behind a Gram matrix, both summed over features."""
+    """|mean|² / variance of the features behind a Gram matrix, both summed over features; NaN where these are NaN."""
     mean_square = float(K.mean())
     variance = float(K.diagonal().mean()) - mean_square
-    return mean_square / variance if variance > 0 else float("inf")
+    return float("inf") if variance <= 0 else mean_square / variance
 
 
 def rbf(K: np.ndarray) -> np.ndarray:
@@ -177,15 +192,12 @@ class CKA:
     def _gram(self, name: str, features: Tensor) -> Tensor:
         """One Gram matrix; on a GPU always centred first, since looking at it would stop the queue."""
         if features.device.type != "cpu" or name in self._centre_first:
-            return gram(features, centre=True)
+            return centred_gram(features)
         K = gram(features)
-        ratio = mean_over_variance(K)
-        if ratio <= MEAN_DOMINATES:
+        if mean_over_variance(K) <= MEAN_DOMINATES:
             return K
-        if ratio > 1 / CONSTANT:
-            return torch.zeros_like(K)
         self._centre_first.add(name)
-        return gram(features, centre=True)
+        return centred_gram(features)
 
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
         raise AssertionError("not asked for")
@@ -207,7 +219,7 @@ class CKA:
             raise StudyError(
                 f"{name} gives NaN or infinite activations near image {self._seen - size}; measure in float32"
             )
-        constant = _is_constant(grams)
+        constant = ~grams.any((1, 2))
         if self.kernel == "rbf":
             grams = rbf(grams)
         centred = u_centred(grams)
@@ -241,13 +253,6 @@ class CKA:
         }
 
 
-def _is_constant(grams: np.ndarray) -> np.ndarray:
-    """(block,): whether the features are the same for every image, up to rounding. Holds for centred matrices as well."""
-    trace = np.trace(grams, axis1=1, axis2=2)
-    spread = trace - grams.sum((1, 2)) / grams.shape[-1]
-    return spread <= CONSTANT * trace
-
-
 class Spool:
     """Features of all images on disk, one file per block: what the exact estimator needs and memory cannot hold."""
 
@@ -273,7 +278,7 @@ class Spool:
 
     def grams(self, names: list[str]) -> np.ndarray:
         """Gram matrices of the centred features, (block, n, n) float64."""
-        return np.stack([gram(torch.from_numpy(self._files[name]), centre=True).numpy() for name in names])
+        return np.stack([centred_gram(torch.from_numpy(self._files[name])).numpy() for name in names])
 
     def close(self) -> None:
         self._files = {}

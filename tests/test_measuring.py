@@ -1,0 +1,179 @@
+"""The whole way from a folder of weights and a folder of images to a profile."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from oracles import minibatch_cka
+
+from hf_vitstudy import StudyError, compare, judge, load_checkpoint, load_images, load_profile, measure
+from hf_vitstudy.measuring import _match
+
+
+QUICK = {"workers": 0, "progress": False, "batch_size": 8}
+
+
+@pytest.fixture(scope="module")
+def profiles(vit_folder, resnet_folder, image_folder):
+    return [measure(folder, image_folder, n=30, paper_mode=True, **QUICK) for folder in (vit_folder, resnet_folder)]
+
+
+def test_a_profile_holds_every_measurement_with_named_axes(profiles):
+    vit, resnet = profiles
+    assert vit["fourier"].dims == ("image", "block", "frequency")
+    assert vit["fourier"].shape == (30, 7, 5)
+    assert vit["fourier_paper"].dims == ("image", "block", "diagonal")
+    assert vit["variance"].shape == vit["relative_variance"].shape == (30, 7)
+    assert vit["attention_distance"].dims == ("image", "layer", "head")
+    assert vit["attention_distance"].shape == vit["attention_distance_paper"].shape == (30, 3, 2)
+    assert vit["gram_flatten"].dtype == np.float16
+    assert vit.batch_sizes().tolist() == [8, 8, 8, 6]
+    assert resnet.provenance["absent"] == {"attention_distance": "no attention in this network"}
+    for profile in profiles:
+        for name, array in profile.data.data_vars.items():
+            if array.dims[0] == "image":
+                assert array.attrs["unit"], name
+
+
+def test_cka_of_real_networks_equals_the_oracle_on_their_states(profiles, vit_folder, resnet_folder, image_folder):
+    """In-place additions, hooks on inputs, channel order: whatever could differ between a hook and a stored state."""
+    images = load_images(image_folder, n=30)
+    features = []
+    for folder in (vit_folder, resnet_folder):
+        checkpoint = load_checkpoint(folder)
+        pixels = torch.stack([torch.from_numpy(checkpoint.prepare(images[i][0])) for i in range(30)]).float() / 255
+        features.append({name: state.flat.numpy() for name, state in checkpoint.read(pixels)[1].items()})
+    found = compare(*profiles).cka("ab")["cka"]
+    for row, x in features[0].items():
+        for column, y in features[1].items():
+            expected = minibatch_cka(x, y, 8)
+            assert float(found.sel(row=row, column=column)) == pytest.approx(expected, abs=1e-4)
+
+
+def test_measurements_do_not_depend_on_the_batch_size(profiles, vit_folder, image_folder):
+    again = measure(
+        vit_folder,
+        image_folder,
+        n=30,
+        workers=0,
+        progress=False,
+        batch_size=16,
+        analyses=["cka:block=8", "fourier", "variance"],
+    )
+    for name in ("fourier", "variance"):
+        np.testing.assert_allclose(again[name], profiles[0][name], rtol=1e-4, atol=1e-4)
+    np.testing.assert_allclose(again.gram(), profiles[0].gram(), atol=2e-3 * np.abs(again.gram()).max())
+
+
+def test_worker_processes_change_nothing(profiles, vit_folder, image_folder):
+    again = measure(vit_folder, image_folder, n=30, workers=2, progress=False, batch_size=8, analyses=["variance"])
+    np.testing.assert_allclose(again["variance"], profiles[0]["variance"], rtol=1e-6)
+    assert again.images_sha256 == profiles[0].images_sha256
+
+
+def test_profiles_of_the_same_images_compare_and_others_do_not(profiles, vit_folder, image_folder):
+    assert profiles[0].images_sha256 == profiles[1].images_sha256
+    assert len(judge(*profiles)) == 10
+    other = measure(vit_folder, image_folder, n=30, seed=1, analyses=["variance"], **QUICK)
+    with pytest.raises(StudyError, match="measured on different images: the images differ|different images: 3"):
+        compare(profiles[0], other)
+
+
+def test_predictions_are_the_network_s(profiles, vit_folder, image_folder):
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    images = load_images(image_folder, n=30)
+    processor = AutoImageProcessor.from_pretrained(vit_folder, backend="pil")
+    network = AutoModelForImageClassification.from_pretrained(vit_folder).eval()
+    with torch.no_grad():
+        logits = network(**processor([images[i][0] for i in range(30)], return_tensors="pt")).logits
+    top = logits.topk(5).indices.numpy()
+    assert np.array_equal(profiles[0]["top5"].values, top)
+    labels = torch.tensor([images[i][1] for i in range(30)])
+    assert np.array_equal(profiles[0]["label"].values, labels.numpy())
+    expected = torch.nn.functional.cross_entropy(logits, labels, reduction="none")
+    np.testing.assert_allclose(profiles[0]["nll"], expected, rtol=1e-4)
+
+
+LABELS = {
+    "same names": (["a", "b"], ["a", "b"], [0, 1], "matched by name"),
+    "another order": (["a", "b"], ["c", "b", "a"], [2, 1], "matched by name"),
+    "generic names": (["a", "b"], ["LABEL_0", "LABEL_1"], [0, 1], "taken to be in the data set's order"),
+    "generic, another number": (["a", "b"], ["LABEL_0"], None, "are not the checkpoint's"),
+    "other classes": (["a", "b"], ["x", "y"], None, "are not the checkpoint's"),
+    "no labels": (None, ["x"], None, "no labels"),
+    "no classifier": (["a"], None, None, "no classes"),
+}
+
+
+@pytest.mark.parametrize("case", LABELS)
+def test_labels_are_matched_by_name(case):
+    of_images, of_checkpoint, expected, note = LABELS[case]
+    table, said = _match(of_images, of_checkpoint)
+    assert (None if table is None else table.tolist()) == expected
+    assert note in said
+
+
+def test_a_saved_profile_is_the_measured_one(vit_folder, image_folder, tmp_path):
+    measured = measure(vit_folder, image_folder, n=12, out=tmp_path / "p", **QUICK)
+    loaded = load_profile(tmp_path / "p")
+    assert loaded.data.identical(measured.data.compute())
+    assert loaded.provenance == json.loads(json.dumps(measured.provenance))
+    text = (tmp_path / "p" / "profile.json").read_text()
+    assert str(vit_folder.parent) not in text
+    assert str(image_folder.parent) not in text
+
+
+BAD = {
+    "batch": ({"batch_size": 3}, "a batch needs at least 4 images"),
+    "analysis": ({"analyses": ["beauty"]}, "no analysis is called"),
+    "images": ({"images": "./nowhere"}, "no such file or folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_refused_before_measuring(case, vit_folder, image_folder):
+    arguments, message = BAD[case]
+    with pytest.raises(StudyError, match=message):
+        measure(**({"checkpoint": vit_folder, "images": image_folder} | QUICK | arguments))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_image_stops_with_its_name(workers, vit_folder, image_folder):
+    images = load_images(image_folder, n=12)
+    rows = [images.rows[i] for i in range(12)]
+    rows[7] = rows[7] | {"image": {"bytes": b"junk", "path": None}}
+    broken = type(images)(rows, images.image_column, images.label_column, images.classes, images.provenance)
+    with pytest.raises(StudyError, match="image 7 of shapes: is not a readable image") as error:
+        measure(vit_folder, broken, workers=workers, progress=False, batch_size=4)
+    assert "Traceback" not in str(error.value)
+
+
+def test_windowed_attention_is_absent_with_its_reason(tmp_path, image_folder):
+    from conftest import save_checkpoint
+    from transformers import SwinConfig, SwinForImageClassification
+
+    torch.manual_seed(0)
+    config = SwinConfig(
+        image_size=32, patch_size=2, embed_dim=8, depths=[2, 2], num_heads=[2, 2], window_size=4, num_labels=10
+    )
+    folder = save_checkpoint(SwinForImageClassification(config), tmp_path / "swin")
+    profile = measure(folder, image_folder, n=8, **QUICK)
+    assert "queries to" in profile.provenance["absent"]["attention_distance"]
+    assert "attention_distance" not in profile.data
+    with pytest.raises(StudyError, match="has no 'attention_distance': block00 attends 16 queries"):
+        profile["attention_distance"]
+
+
+def test_all_pools_are_measured_in_one_pass(vit_folder, image_folder):
+    wanted = ["cka", "cka:pool=mean", "cka:pool=cls", "cka:pool=tokens", "cka:kernel=rbf", "cka:exact=true"]
+    profile = measure(vit_folder, image_folder, n=16, analyses=wanted, **QUICK)
+    assert profile.views == ["flatten", "mean", "cls", "tokens", "flatten_rbf", "flatten_exact"]
+    itself = compare(profile, profile)
+    for view in profile.views:
+        found = itself.cka("aa", view)["cka"].values
+        if view == "cls":  # the class token is the same for every image until attention mixes something in
+            assert np.isnan(found[0]).all()
+            found = found[1:, 1:]
+        np.testing.assert_allclose(np.diag(found), 1, atol=1e-4)
