@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
@@ -50,6 +50,7 @@ class Claim:
         roles: which checkpoints it speaks about: ``("vit",)``, ``("resnet",)`` or ``("vit", "resnet")``.
         conditions: when the papers say it should hold, and what is known against it.
         needs: measurements it reads, so that a missing one can be named.
+        sums_activations: whether the statistic weighs channels by their size, so that one large channel can decide it.
     """
 
     id: str
@@ -62,6 +63,7 @@ class Claim:
     roles: tuple[str, ...]
     conditions: str
     needs: tuple[str, ...]
+    sums_activations: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Judgement:
         checkpoints: names, in the order of the claim's roles; empty where no profile has the role.
         estimate: the contrast with its interval, None where the claim does not apply.
         note: why it does not apply, or at which granularity it was judged.
+        warnings: what in these checkpoints makes the statistic say less than it seems to.
     """
 
     claim: Claim
@@ -79,7 +82,7 @@ class Judgement:
     verdict: Verdict
     estimate: Estimate | None = None
     note: str = ""
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
@@ -91,6 +94,7 @@ class Judgement:
             "verdict": str(self.verdict),
             "estimate": estimate,
             "note": self.note,
+            "warnings": self.warnings,
         }
 
 
@@ -158,7 +162,8 @@ def _judge_choice(claim: Claim, comparison: Comparison, count: int) -> Judgement
     except StudyError as error:
         return Judgement(claim, names, Verdict.NOT_APPLICABLE, note=str(error))
     estimate = comparison.resampling.estimate(claim.contrast(comparison))
-    return Judgement(claim, names, verdict(estimate, claim.margin), estimate, note=granularity(chosen))
+    warnings = tuple(text for profile in chosen for text in dominated(profile)) if claim.sums_activations else ()
+    return Judgement(claim, names, verdict(estimate, claim.margin), estimate, granularity(chosen), warnings)
 
 
 def choose_claims(ids: Sequence[str] | None) -> list[Claim]:
@@ -172,6 +177,25 @@ def choose_claims(ids: Sequence[str] | None) -> list[Claim]:
         if name not in known:
             raise StudyError(f"no claim is called {name!r}; there are: {', '.join(known)}")
     return list(CLAIMS) if ids is None else [known[name] for name in ids]
+
+
+DOMINANT = 0.5  # share of the squared activations in one channel; trained networks have a few per cent
+
+
+def dominated(profile: Profile) -> list[str]:
+    """A sentence where one channel holds most of the squared activations of some blocks; empty where none does."""
+    if "top_channel_share" not in profile.data:
+        return []
+    share = profile["top_channel_share"].mean("image").values
+    blocks = np.flatnonzero(share > DOMINANT)
+    if not len(blocks):
+        return []
+    names = profile.data["block"].values
+    where = f"{len(blocks)} of {len(names)} places, the first {names[blocks[0]]}"
+    return [
+        f"{profile.name}: one channel holds up to {share.max():.0%} of the squared activations ({where}). Statistics of whole "
+        "activations say little but what this channel does there (massive activations, Sun et al. 2024)."
+    ]
 
 
 def granularity(profiles: Sequence[Profile]) -> str:
@@ -209,12 +233,24 @@ def uniformity(comparison: Comparison) -> np.ndarray:
 
 
 def resnet_reach(comparison: Comparison) -> np.ndarray:
-    """Relative depth up to which ResNet blocks match the ViT's lower quarter best, minus a quarter."""
+    """Share of the ResNet's depth whose most similar ViT block lies in the ViT's lower quarter, minus a quarter.
+
+    Between two blocks of the ResNet the lead of the lower quarter is interpolated linearly, so that the share moves
+    with the similarities and not in steps of whole blocks; above the input it is the first block's.
+    """
     vit, resnet = (profile.data["depth"].values for profile in (comparison.a, comparison.b))
-    similarity = np.nan_to_num(comparison.cka_draws("ab"), nan=-np.inf)
-    deeper = vit[similarity.argmax(axis=1)] > 0.25  # (1 + draws, resnet block): best match lies above the quarter
-    first = np.where(deeper.any(axis=1), deeper.argmax(axis=1), len(resnet))
-    return np.concatenate([[0.0], resnet])[first] - 0.25
+    similarity = np.nan_to_num(comparison.cka_draws("ab"), nan=-np.inf)  # (1 + draws, vit block, resnet block)
+    lead = similarity[:, vit <= 0.25].max(1) - similarity[:, vit > 0.25].max(1)
+    return _share_positive(np.concatenate([lead[:, :1], lead], axis=1), np.concatenate([[0.0], resnet])) - 0.25
+
+
+def _share_positive(values: np.ndarray, depth: np.ndarray) -> np.ndarray:
+    """Length of the part of (0, 1] where the piecewise linear curves `values` (draw, place) at `depth` are positive."""
+    left, right = values[:, :-1], values[:, 1:]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        crossing = left / (left - right)  # share of the segment before the sign changes
+    share = np.where(left > 0, np.where(right > 0, 1.0, crossing), np.where(right > 0, 1 - crossing, 0.0))
+    return share @ np.diff(depth)
 
 
 def _steps(comparison: Comparison, kind: str, values: np.ndarray) -> np.ndarray:
@@ -304,12 +340,13 @@ CLAIMS: tuple[Claim, ...] = (
         roles=("vit", "resnet"),
         conditions=_CKA_CONDITIONS,
         needs=("gram_flatten",),
+        sums_activations=True,
     ),
     Claim(
         id="R-2",
         text="The ResNet needs more of its depth to reach the representation of the ViT's lower quarter",
         source=f"{_RAGHU}, Fig 2",
-        statistic="relative depth up to which ResNet blocks are most similar to a block in the ViT's lower quarter, minus 0.25",
+        statistic="share of the ResNet's depth whose most similar ViT block lies in the ViT's lower quarter, minus 0.25",
         contrast=resnet_reach,
         margin=0.05,
         unit="share of depth",
@@ -317,6 +354,7 @@ CLAIMS: tuple[Claim, ...] = (
         conditions=_CKA_CONDITIONS
         + " Depends on the granularity: here blocks and sublayers, in the paper every operation.",
         needs=("gram_flatten",),
+        sums_activations=True,
     ),
     Claim(
         id="P-F1",
@@ -365,6 +403,7 @@ CLAIMS: tuple[Claim, ...] = (
         roles=("vit",),
         conditions=_VARIANCE_CONDITIONS,
         needs=("variance",),
+        sums_activations=True,
     ),
     Claim(
         id="P-V1-mlp",
@@ -377,6 +416,7 @@ CLAIMS: tuple[Claim, ...] = (
         roles=("vit",),
         conditions=_VARIANCE_CONDITIONS,
         needs=("variance",),
+        sums_activations=True,
     ),
     Claim(
         id="P-V1-conv",
@@ -389,6 +429,7 @@ CLAIMS: tuple[Claim, ...] = (
         roles=("resnet",),
         conditions=_VARIANCE_CONDITIONS,
         needs=("variance",),
+        sums_activations=True,
     ),
     Claim(
         id="R-4-local",

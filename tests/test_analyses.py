@@ -299,7 +299,9 @@ def test_variance_is_numpy_s():
     for state in layouts(maps).values():
         found = spatial_variance(state)
         np.testing.assert_allclose(found["variance"], raw, rtol=1e-5)
-        np.testing.assert_allclose(found["relative_variance"], raw / (values**2).mean((1, 2, 3)), rtol=1e-5)
+        square = (values**2).mean((2, 3))
+        np.testing.assert_allclose(found["relative_variance"], raw / square.mean(1), rtol=1e-5)
+        np.testing.assert_allclose(found["top_channel_share"], square.max(1) / square.sum(1), rtol=1e-5)
 
 
 def test_relative_variance_ignores_scale_and_raw_variance_does_not():
@@ -310,10 +312,14 @@ def test_relative_variance_ignores_scale_and_raw_variance_does_not():
 
 
 def test_variance_of_one_place_or_of_nothing_is_undefined():
-    assert spatial_variance(as_state(torch.rand(2, 3, 1, 1), 1.0))["variance"].isnan().all()
+    point = spatial_variance(as_state(torch.tensor([1.0, 2.0, 1.0]).view(1, 3, 1, 1), 1.0))
+    assert point["variance"].isnan().all()
+    assert point["relative_variance"].isnan().all()
+    assert point["top_channel_share"].item() == pytest.approx(4 / 6)
     dark = spatial_variance(as_state(torch.zeros(2, 3, 4, 4), 1.0))
     assert (dark["variance"] == 0).all()
     assert dark["relative_variance"].isnan().all()
+    assert dark["top_channel_share"].isnan().all()
 
 
 # ----------------------------------------------------------------------------------------------- attention distance

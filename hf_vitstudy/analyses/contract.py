@@ -52,7 +52,7 @@ class PerBlock:
     Args:
         name: of the variable, or of several where `function` returns a dict.
         function: State -> (batch, *axes) tensor, or dict of them. Shorter last axes are filled up with NaN.
-        unit, source: stored with the variable.
+        unit, source: stored with the variables; a dict of units where they differ.
         axes: names of the axes after ``image`` and ``block``.
         coordinates: values along those axes.
     """
@@ -64,7 +64,7 @@ class PerBlock:
         name: str,
         function: Callable[[State], Tensor | dict[str, Tensor]],
         *,
-        unit: str,
+        unit: Mapping[str, str] | str,
         source: str,
         axes: Mapping[str, tuple[str, ...]] | tuple[str, ...] = (),
         coordinates: dict[str, list[float]] | None = None,
@@ -95,7 +95,8 @@ class PerBlock:
         found = {}
         for name, batches in self._batches.items():
             axes = self.axes.get(name, ()) if isinstance(self.axes, Mapping) else self.axes
-            about = {"unit": self.unit, "source": self.source, "long_name": name.replace("_", " ")}
+            unit = self.unit if isinstance(self.unit, str) else self.unit[name]
+            about = {"unit": unit, "source": self.source, "long_name": name.replace("_", " ")}
             found[name] = xr.Variable(("image", "block", *axes), np.concatenate(batches), about)
         for axis, values in self.coordinates.items():
             found[axis] = xr.Variable((axis,), values)

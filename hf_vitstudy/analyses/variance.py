@@ -2,6 +2,10 @@
 
 Park & Kim, "How Do Vision Transformers Work?", ICLR 2022, Fig 9: the unbiased variance over places, per image and channel,
 averaged over channels, as their published code computes it. Ours is kept per image; the mean over images equals theirs.
+
+A by-product of the same sums says when to distrust statistics of whole activations, linear CKA first of all: the share of
+the squared activation that the strongest channel holds. Trained vision transformers often have one channel that is hundreds
+of times larger than the rest in a few patches (Sun et al., "Massive Activations in Large Language Models", 2024, section 5).
 """
 
 from __future__ import annotations
@@ -14,23 +18,31 @@ from .contract import PerBlock
 
 
 def spatial_variance(state: State) -> dict[str, Tensor]:
-    """Variance over places, mean over channels, (batch,); raw, and as a share of the mean square.
+    """Variance over places, mean over channels, raw and relative, and the strongest channel's share: each (batch,).
 
     The raw value has the unit of a squared activation, so it depends on the scale of the network's weights; the relative
     value, variance / mean square with both averaged over channels, does not and lies in [0, n/(n-1)] for n places.
-    NaN for a map of one place.
+    Variances are NaN for a map of one place, ratios where all activations are zero.
     """
     tokens = state.tokens.float()
     n = tokens.shape[1]
     if n < 2:
-        nothing = tokens.new_full((len(tokens),), float("nan"))
-        return {"variance": nothing, "relative_variance": nothing}
-    variance, mean = torch.var_mean(tokens, dim=1)
-    mean_square = variance * ((n - 1) / n) + mean.square()
+        mean = tokens.mean(1)
+        variance = torch.full_like(mean, float("nan"))
+        mean_square = mean.square()
+    else:
+        variance, mean = torch.var_mean(tokens, dim=1)
+        mean_square = variance * ((n - 1) / n) + mean.square()
     raw, square = variance.mean(1), mean_square.mean(1)
-    return {"variance": raw, "relative_variance": torch.where(square > 0, raw / square, float("nan"))}
+    strongest = mean_square.amax(1) / mean_square.shape[1]
+    return {
+        "variance": raw,
+        "relative_variance": torch.where(square > 0, raw / square, float("nan")),
+        "top_channel_share": torch.where(square > 0, strongest / square, float("nan")),
+    }
 
 
 def variance() -> PerBlock:
     """Feature-map variance at every block."""
-    return PerBlock("variance", spatial_variance, unit="activation²", source="Park & Kim 2022, Fig 9")
+    units = {"variance": "activation²", "relative_variance": "1", "top_channel_share": "1"}
+    return PerBlock("variance", spatial_variance, unit=units, source="Park & Kim 2022, Fig 9")
