@@ -25,6 +25,8 @@ _HOME = {
     "Profile": "profile",
     "load_profile": "profile",
     "merge": "profile",
+    "Report": "report",
+    "make_report": "report",
     "write_report": "report",
     "Estimate": "stats",
 }
@@ -45,6 +47,8 @@ if TYPE_CHECKING:
     from .profile import Profile as Profile
     from .profile import load_profile as load_profile
     from .profile import merge as merge
+    from .report import Report as Report
+    from .report import make_report as make_report
     from .report import write_report as write_report
     from .stats import Estimate as Estimate
 

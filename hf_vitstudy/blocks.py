@@ -70,10 +70,7 @@ def find_blocks(
         StudyError: no blocks, or states whose images or places were regrouped.
     """
     calls = _record(network, pixel_values)
-    if pattern is not None:
-        blocks = _by_pattern(calls, pattern)
-    else:
-        blocks = _by_structure(network, calls)
+    blocks = _by_structure(network, calls) if pattern is None else _by_pattern(calls, pattern)
     blocks = _with_layout(network, blocks, pixel_values)
     return blocks, _attention_layers(network, calls, blocks)
 

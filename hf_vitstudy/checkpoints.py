@@ -108,9 +108,13 @@ class Checkpoint:
             else:
                 visit(block, State(raw, block.grid, block.prefix_count))
 
-        with torch.inference_mode(), hooked(self.network, self.blocks, on_state):
-            with _attention_hooked(self.network, self.layers if visit_attention else [], visit_attention):
-                output = self.network(self.normalise(images))
+        layers = self.layers if visit_attention else []
+        with (
+            torch.inference_mode(),
+            hooked(self.network, self.blocks, on_state),
+            _attention_hooked(self.network, layers, visit_attention),
+        ):
+            output = self.network(self.normalise(images))
         logits = getattr(output, "logits", None)
         return logits, kept
 
@@ -122,7 +126,8 @@ def _attention_hooked(
     def hook_for(layer: AttentionLayer):
         def hook(module, args, output):
             weights = attention_weights(output)
-            assert weights is not None and visit is not None, "the layer was chosen because it returns weights"
+            assert weights is not None, "the layer was chosen because it returns weights"
+            assert visit is not None, "hooks are set only where there is a visitor"
             visit(layer, weights)
 
         return hook
@@ -309,7 +314,8 @@ def _load_processor(name: str, revision: str | None) -> Any:
             return AutoImageProcessor.from_pretrained(name, revision=revision, backend="pil", trust_remote_code=False)
     except Exception as error:
         raise StudyError(
-            f"{name} has no readable preprocessor_config.json ({_first_line(error)}); save its image processor beside the weights"
+            f"{name} has no readable preprocessor_config.json ({_first_line(error)}); "
+            "save its image processor beside the weights"
         ) from error
 
 

@@ -193,8 +193,8 @@ def dominated(profile: Profile) -> list[str]:
     names = profile.data["block"].values
     where = f"{len(blocks)} of {len(names)} places, the first {names[blocks[0]]}"
     return [
-        f"{profile.name}: one channel holds up to {share.max():.0%} of the squared activations ({where}). Statistics of whole "
-        "activations say little but what this channel does there (massive activations, Sun et al. 2024)."
+        f"{profile.name}: one channel holds up to {100 * share.max():.0f} % of the squared activations ({where}). Statistics "
+        "of whole activations say little but what this channel does there (massive activations, Sun et al. 2024)."
     ]
 
 
@@ -435,7 +435,7 @@ CLAIMS: tuple[Claim, ...] = (
         id="R-4-local",
         text="The most local heads are in the low layers; high layers have none as local",
         source=f"{_RAGHU}, Fig 3",
-        statistic="smallest head distance in the two highest layers minus that in the two lowest, relative to uniform attention",
+        statistic="smallest head distance in the two highest layers minus that in the two lowest, over that of uniform attention",
         contrast=local_heads_low,
         margin=0.05,
         unit="of uniform attention's distance",
@@ -447,7 +447,7 @@ CLAIMS: tuple[Claim, ...] = (
         id="R-4-mixed",
         text="Low layers mix local and global heads; in high layers all heads are alike",
         source=f"{_RAGHU}, Fig 3",
-        statistic="spread of head distances in the two lowest layers minus that in the two highest, relative to uniform attention",
+        statistic="spread of head distances in the two lowest layers minus that in the two highest, over uniform attention's",
         contrast=mixed_heads_low,
         margin=0.05,
         unit="of uniform attention's distance",

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .claims import Judgement
-    from .profile import Profile
 
 app = typer.Typer(
     name="vitstudy",
@@ -57,7 +56,9 @@ def _version(show: bool) -> None:
 
 @app.callback()
 def _root(
-    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")
+    ] = False,
 ) -> None:
     pass
 
@@ -68,7 +69,9 @@ def _root(
 @app.command()
 def blocks(
     checkpoint: CheckpointArgument,
-    pattern: Annotated[str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")] = None,
+    pattern: Annotated[
+        str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")
+    ] = None,
     every: Annotated[bool, typer.Option("--all", help="List all module paths instead, to write a pattern.")] = False,
 ) -> None:
     """Show which places of a checkpoint would be read."""
@@ -80,7 +83,16 @@ def blocks(
         return
     found = load_checkpoint(checkpoint, device="cpu", blocks=pattern)
     rows = [
-        (b.name, b.kind, f"{b.depth:.2f}", b.stage, f"{b.channels} x {b.grid[0]} x {b.grid[1]}", b.prefix_count, b.path, b.side)
+        (
+            b.name,
+            b.kind,
+            f"{b.depth:.2f}",
+            b.stage,
+            f"{b.channels} x {b.grid[0]} x {b.grid[1]}",
+            b.prefix_count,
+            b.path,
+            b.side,
+        )
         for b in found.blocks
     ]
     heads = ("block", "kind", "depth", "stage", "channels x map", "prefix", "module", "side")
@@ -95,15 +107,21 @@ def measure(
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
     n: Annotated[int, typer.Option(min=4, help="Number of images, drawn by --seed.")] = 2048,
     seed: Annotated[int, typer.Option(help="Seed of the images' order.")] = 0,
-    batch_size: Annotated[int, typer.Option(help="Images per forward pass; CKA's Gram blocks hold as many, at most 32.")] = 32,
+    batch_size: Annotated[
+        int, typer.Option(help="Images per forward pass; CKA's Gram blocks hold as many, at most 32.")
+    ] = 32,
     device: Annotated[str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto.")] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     attn: Annotated[str, typer.Option(help="Attention implementation; auto is eager where maps are needed.")] = "auto",
     analyses: Annotated[
         str, typer.Option(help="Comma-separated; options after colons, as in cka:pool=mean,fourier.")
     ] = "cka,fourier,variance,attention_distance,predictions",
-    paper_mode: Annotated[bool, typer.Option("--paper-mode", help="Also measure by the published codes' definitions.")] = False,
-    pattern: Annotated[str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")] = None,
+    paper_mode: Annotated[
+        bool, typer.Option("--paper-mode", help="Also measure by the published codes' definitions.")
+    ] = False,
+    pattern: Annotated[
+        str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the profile [default: profiles/NAME].")] = None,
 ) -> None:
@@ -136,7 +154,9 @@ def measure(
 
 @app.command()
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the data, checkpoints, profiles and the report.")] = Path("runs/demo"),
+    out: Annotated[Path, typer.Option(help="Folder for the data, checkpoints, profiles and the report.")] = Path(
+        "runs/demo"
+    ),
     seed: Annotated[int, typer.Option(help="Seed of both trainings.")] = 0,
 ) -> None:
     """Train a small ViT and a small ResNet on scikit-learn's digits, compare them, write a report. No Hub, no GPU."""
@@ -155,7 +175,9 @@ def compare(
     second: Annotated[Path, typer.Argument(help="Profile B.")],
     view: Annotated[str, typer.Option(help="Which Gram blocks: flatten, mean, cls, tokens, ...")] = "flatten",
     permutations: Annotated[int, typer.Option(min=0, help="Draws of the permutation null.")] = 200,
-    out: Annotated[Path | None, typer.Option(help="Write all cells of A-A, A-B and B-B to a .json or .csv file.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Write all cells of A-A, A-B and B-B to a .json or .csv file.")
+    ] = None,
 ) -> None:
     """CKA of every block of A with every block of B, with intervals; no model is loaded."""
     from .comparison import compare as compare_
@@ -241,7 +263,9 @@ def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str) -> None:
             rows.append((name, "undefined: the same for every image", "", ""))
             continue
         best = int(np.nanargmax(cells))
-        interval = f"{cells[best]:.3f} [{cross['low'].values[index, best]:.3f}, {cross['high'].values[index, best]:.3f}]"
+        interval = (
+            f"{cells[best]:.3f} [{cross['low'].values[index, best]:.3f}, {cross['high'].values[index, best]:.3f}]"
+        )
         p = f"{cross['p'].values[index, best]:.3f}" if "p" in cross else ""
         rows.append((name, str(cross["column"].values[best]), interval, p))
     title = f"most similar block of {name_b} for each block of {name_a}, n = {cross.attrs['n']} images"
@@ -255,9 +279,13 @@ def _print_judgements(judgements: list[Judgement]) -> None:
         effect = f"{estimate} {claim.unit}" if estimate else judgement.note
         n = estimate.n if estimate else ""
         checkpoints = " / ".join(judgement.checkpoints)
-        rows.append((claim.id, claim.text, judgement.verdict, effect, f"{claim.margin:g}", n, checkpoints, claim.source))
+        rows.append(
+            (claim.id, claim.text, judgement.verdict, effect, f"{claim.margin:g}", n, checkpoints, claim.source)
+        )
     heads = ("id", "claim", "verdict", "effect [95 %]", "margin", "n", "checkpoint", "source")
     _print_table("claims", heads, rows)
+    for warning in dict.fromkeys(text for judgement in judgements for text in judgement.warnings):
+        typer.echo(f"\nread with care: {warning}")
 
 
 def _write_maps(path: Path, maps: dict[str, xr.Dataset]) -> None:

@@ -254,11 +254,11 @@ def _batches(
         collate_fn=_collate,
         pin_memory=checkpoint.device.type == "cuda",
     )
-    with tqdm(total=len(images), desc=f"measuring {checkpoint.name}", unit="image", disable=not progress) as bar:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*use of fork.*", category=DeprecationWarning)
-            for batch in loader:
-                if isinstance(batch, StudyError):
-                    raise batch
-                yield batch
-                bar.update(len(batch[0]))
+    name = f"measuring {checkpoint.name}"
+    with tqdm(total=len(images), desc=name, unit="image", disable=not progress) as bar, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*use of fork.*", category=DeprecationWarning)
+        for batch in loader:
+            if isinstance(batch, StudyError):
+                raise batch
+            yield batch
+            bar.update(len(batch[0]))

@@ -35,7 +35,8 @@ class Estimate:
     unit_resampled: str = "image"
 
     def __str__(self) -> str:
-        return f"{self.value:.3g} [{self.low:.3g}, {self.high:.3g}]"
+        value, low, high = (f"{number:#.3g}".removesuffix(".") for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
 
 
 @dataclass(frozen=True)

@@ -112,7 +112,11 @@ class AttentionDistance:
         for name, batches in self._batches.items():
             if name == "attention_distance_paper" and not self.paper_mode:
                 continue
-            about: dict[str, str | float] = {"unit": units[name], "source": SOURCE, "long_name": name.replace("_", " ")}
+            about: dict[str, str | float] = {
+                "unit": units[name],
+                "source": SOURCE,
+                "long_name": name.replace("_", " "),
+            }
             if units[name] == "px":
                 about["uniform"] = uniform[
                     self.layers[0].name
