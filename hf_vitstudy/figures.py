@@ -75,6 +75,7 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.2,
     "lines.markersize": 3.5,
     "axes.axisbelow": True,
+    "text.parse_math": False,  # a checkpoint's name is text, whatever signs it holds
     "figure.dpi": 100,
     "savefig.dpi": 300,
     "pdf.fonttype": 42,
@@ -205,6 +206,7 @@ def draw_along_depth(
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     if log:
         ax.set_yscale("log")
+        ax.yaxis.set_major_formatter("{x:g}")
 
 
 def draw_difference(ax: Axes, comparison: Comparison, name: str, *, select: dict | None = None) -> None:
@@ -273,7 +275,7 @@ DEPTH_PANELS = (
 
 
 def draw_spectra(ax: Axes, profile: Profile):
-    """Δ log amplitude against frequency, one line per block, coloured from first (violet) to last (yellow): Park & Kim Fig 2a."""
+    """Δ log amplitude against frequency, one line per block, coloured from first (violet) to last (yellow)."""
     spectra = profile["fourier"].mean("image").transpose("block", "frequency")
     colours = _depth_colours(len(spectra))
     for curve, colour in zip(spectra.values, colours, strict=True):
@@ -413,6 +415,8 @@ def save_figures(
     paths = []
     with style():
         for name, figure in _all_figures(profiles, draws, seed):
+            figure.draw_without_rendering()
+            figure.set_layout_engine("none")  # laid out once: the same in every format
             for form in formats:
                 path = folder / f"{name}.{form}"
                 figure.savefig(path, metadata={"Date": None} if form == "svg" else None)

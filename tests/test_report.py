@@ -1,0 +1,234 @@
+"""The report: right numbers, nothing from outside, nothing a checkpoint's name could smuggle in."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from synthetic import synthetic_profile
+
+from hf_vitstudy import Report, StudyError, compare, make_report, write_report
+from hf_vitstudy.profile import Profile
+
+
+class Page(HTMLParser):
+    """Elements, addresses and text of a page; fails on elements that are not closed."""
+
+    VOID = ("meta", "link", "br", "img", "hr", "input")
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.elements, self.addresses, self.open, self.ids, self.words = [], [], [], [], []
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.elements.append((tag, dict(attrs)))
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action", "data")]
+        self.ids += [value for name, value in attrs if name == "id"]
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+    def all(self, tag: str) -> list[dict]:
+        return [attrs for name, attrs in self.elements if name == tag]
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+@pytest.fixture(scope="module")
+def profiles() -> tuple[Profile, Profile]:
+    return synthetic_profile("vit", n=64), synthetic_profile("resnet", n=64)
+
+
+@pytest.fixture(scope="module")
+def report(profiles) -> Report:
+    return make_report(*profiles, draws=200)
+
+
+@pytest.fixture(scope="module")
+def page(report) -> Page:
+    return Page(report.html)
+
+
+def test_nothing_is_fetched_from_outside(report, page):
+    inside = [address for address in page.addresses if address.startswith(("#", "data:"))]
+    links = [attrs["href"] for attrs in page.all("a")]
+    assert sorted(page.addresses) == sorted(inside + links)
+    assert all(link.startswith("https://arxiv.org/abs/") for link in links)
+    assert not page.all("script")
+    assert not page.all("iframe")
+    assert not re.search(r"@import|url\((?!#)", report.html)
+
+
+def test_the_page_is_whole_and_names_are_unique(page):
+    assert page.all("html")[0]["lang"] == "en"
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    assert len(page.ids) == len(set(page.ids)) > 0
+    referred = {address[1:] for address in page.addresses if address.startswith("#")}
+    assert referred <= set(page.ids)
+
+
+def test_verdicts_come_first_and_provenance_last(report):
+    order = [
+        report.html.index(text) for text in ("What the papers claim", "Similarity of", "<h2>Methods", "<h2>Provenance")
+    ]
+    assert order == sorted(order)
+
+
+def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page):
+    assert len(report.judgements) == 10
+    rows = re.findall(r'<tr>\s*<td><span class="badge.*?</tr>', report.html, flags=re.DOTALL)
+    assert len(rows) == 10
+    for row, judgement in zip(rows, report.judgements, strict=True):
+        words = Page(row).text
+        value = f"{judgement.estimate.value:+#.3g}".removesuffix(".").replace("-", "−")
+        for text in (
+            judgement.verdict,
+            judgement.claim.id,
+            judgement.claim.source,
+            value,
+            f"{judgement.claim.margin}",
+            "64",
+        ):
+            assert str(text) in words
+    assert f"{len(rows)} published claims judged" in page.text
+
+
+def test_every_cell_of_every_map_tells_its_value(report, profiles):
+    maps = compare(*profiles, draws=200).cka("ab")
+    titles = re.findall(r"<title>(.*?)</title>", report.fragment)
+    assert len(titles) == 17 * 17 + 17 * 9 + 9 * 9
+    i, j = 4, 6
+    value, low, high = (float(maps[name].values[i, j]) for name in ("cka", "low", "high"))
+    expected = f"{maps['row'].values[i]} × {maps['column'].values[j]}: {value:.2f} [{low:.2f}, {high:.2f}]"
+    assert expected in titles
+    assert titles.index(expected) == i * 9 + j
+
+
+def test_cells_hold_the_colour_of_their_value(report, profiles):
+    import matplotlib as mpl
+
+    values = compare(*profiles, draws=200).cka("ab")["cka"].values
+    first = report.fragment[report.fragment.index("Similarity of") :]
+    colours = re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="[\d.]+" height="[\d.]+" fill="(#\w+)"', first)[
+        : values.size
+    ]
+    expected = [mpl.colors.to_hex(mpl.colormaps["magma"](value)) for value in values.ravel()]
+    assert colours == expected
+
+
+def test_findings_are_the_numbers(report, profiles):
+    vit, resnet = profiles
+    cells = compare(vit, resnet, draws=200).cka("ab")
+    i, j = np.unravel_index(cells["cka"].values.argmax(), cells["cka"].shape)
+    words = " ".join(report.findings)
+    assert (
+        f"Most alike are {cells['row'].values[i]} of synthetic-vit and {cells['column'].values[j]} of synthetic-resnet"
+        in words
+    )
+    for profile in profiles:
+        right = 100 * (profile["top5"].values[:, 0] == profile["label"].values).mean()
+        assert f"{profile.name} classifies {right:.1f} %" in words
+    low = vit["attention_distance"].mean("image").values[:2]
+    assert f"look {low.min():.0f} to {low.max():.0f} px far" in words
+    end = [float(p["fourier"].mean("image").values[-1, -1]) for p in profiles]
+    assert f"difference of Δ log amplitude {end[0] - end[1]:.2f} [" in words
+
+
+def test_every_figure_has_a_description_and_follows_the_page_s_colours(report, page):
+    drawings = page.all("svg")
+    assert len(drawings) >= 9
+    assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 10 for attrs in drawings)
+    assert "var(--ink" in report.fragment
+    assert "prefers-color-scheme: dark" in report.fragment
+    for name in set(re.findall(r"var\(--([\w]+)", report.fragment)):
+        assert report.fragment.count(f"--{name}:") == 2, f"{name} needs a light and a dark value"
+
+
+HOSTILE = '</title><script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" $\\frac$'
+
+
+def test_names_from_outside_are_text_and_nothing_else():
+    vit, resnet = (synthetic_profile(kind, n=64, name=HOSTILE) for kind in ("vit", "resnet"))
+    resnet.provenance["absent"] = {"attention_distance": HOSTILE}
+    resnet.provenance["images"]["name"] = HOSTILE
+    vit.provenance["checkpoint"]["architecture"] = HOSTILE
+    page = Page(make_report(vit, resnet, draws=100).html)
+    assert not page.all("script")
+    assert not page.all("img")
+    assert "alert(1)" in page.text
+    assert "$\\frac$" in page.text
+
+
+def test_a_channel_that_outweighs_the_rest_is_warned_of(profiles):
+    vit, resnet = profiles
+    share = np.full((64, 17), 0.05, np.float32)
+    share[:, 12:] = 0.93
+    data = vit.data.assign(top_channel_share=(("image", "block"), share))
+    found = make_report(Profile(data, vit.provenance), resnet, draws=100)
+    assert found.html.count("Read with care.") == 1
+    assert (
+        "holds up to 93 % of the squared activations (5 of 17 places, the first block05.mlp)" in Page(found.html).text
+    )
+    warned = [judgement.claim.id for judgement in found.judgements if judgement.warnings]
+    assert warned == ["R-1", "R-2", "P-V1-msa", "P-V1-mlp"]
+
+
+def test_one_profile_or_three_make_a_report_too(profiles):
+    alone = make_report(profiles[1], draws=100)
+    assert alone.title == "Inside synthetic-resnet"
+    assert "not applicable" in alone.html
+    assert "Attention heads" not in alone.html
+    three = make_report(*profiles, synthetic_profile("vit", n=64, seed=3, name="third"), draws=100)
+    assert three.html.count("Similarity of representations:") == 3
+    assert "3 checkpoints" in three.title
+    Page(three.html)
+
+
+def test_a_profile_with_one_measurement_only_makes_a_report(profiles):
+    vit = profiles[0]
+    drop = [name for name in vit.data.data_vars if not str(name).startswith(("gram", "scale", "size"))]
+    found = make_report(Profile(vit.data.drop_vars(drop), vit.provenance), draws=100)
+    assert "Similarity of representations" in found.html
+    assert "Variance of feature maps" not in found.html
+
+
+def test_a_report_is_replaced_only_when_complete(profiles, report, tmp_path, monkeypatch):
+    path = write_report(*profiles, out=tmp_path / "new" / "report.html", draws=200)
+    assert path.read_text(encoding="utf-8") == report.html
+    monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        report.save(path)
+    assert path.read_text(encoding="utf-8") == report.html
+
+
+def test_bad_calls_are_one_line(report, tmp_path):
+    with pytest.raises(StudyError, match="at least one profile"):
+        make_report()
+    with pytest.raises(StudyError, match=r"is a folder, expected the name of an HTML file"):
+        report.save(tmp_path)
+    other = synthetic_profile("vit", n=32)
+    with pytest.raises(StudyError, match="different images"):
+        make_report(synthetic_profile("vit", n=64), other)
+
+
+def test_a_notebook_shows_the_report_itself(report):
+    assert report._repr_html_() == report.fragment
+    assert report.fragment.startswith('<div class="vitstudy">')
+    rules = re.search(r"<style>(.*?)</style>", report.fragment, flags=re.DOTALL)[1]
+    selectors = re.findall(r"(?:^|\})\s*([^{}@]+?)\s*\{", rules)
+    assert len(selectors) > 20
+    assert all(selector.startswith(".vitstudy") for selector in selectors), "a style must not leak into the notebook"
