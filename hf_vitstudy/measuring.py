@@ -75,7 +75,7 @@ def measure(
         )
     if not isinstance(images, ImageSet):
         images = load_images(images, split=split, revision=revision, n=n, seed=seed)
-    run = _Run(checkpoint, images, wanted, batch_size)
+    run = Run(checkpoint, images, wanted, batch_size)
     for batch in _batches(checkpoint, images, batch_size, workers, progress):
         run.step(*batch)
     profile = run.profile()
@@ -84,7 +84,7 @@ def measure(
     return profile
 
 
-class _Run:
+class Run:
     """The state of one measurement: the analyses that apply, and what has been seen."""
 
     def __init__(

@@ -15,7 +15,7 @@ from hf_vitstudy.analyses.variance import spatial_variance
 from hf_vitstudy.blocks import Block
 from hf_vitstudy.checkpoints import Checkpoint
 from hf_vitstudy.profile import Profile
-from hf_vitstudy.states import State, as_state
+from hf_vitstudy.states import State, as_state, pieces
 
 
 def layouts(maps: torch.Tensor) -> dict[str, State]:
@@ -259,9 +259,33 @@ def test_bands_are_the_definition(size):
     assert np.isfinite(expected).any()
 
 
+@pytest.mark.parametrize("size", [(14, 14), (7, 7), (8, 6), (5, 8), (2, 2), (1, 3), (56, 56)])
+def test_the_power_spectrum_is_that_of_the_fft(size):
+    height, width = size
+    maps = torch.randn(3, height, width, 5, generator=torch.Generator().manual_seed(0))
+    expected = np.abs(np.fft.fft2(maps.numpy().astype(np.float64), axes=(1, 2))) ** 2
+    found = fourier_.power_spectrum(maps).numpy()
+    assert found.shape == (3, 2, height // 2 + 1, width // 2 + 1, 5)
+    for u in range(height // 2 + 1):
+        for sign in (0, 1):
+            row = expected[:, (u, -u)[sign], : width // 2 + 1]
+            np.testing.assert_allclose(found[:, sign, u], row, rtol=1e-4, atol=1e-6 * expected.max())
+
+
+def test_a_piece_at_a_time_changes_nothing(monkeypatch):
+    maps = torch.randn(7, 6, 8, 8, generator=torch.Generator().manual_seed(0)) + 0.5
+    whole = {name: (fourier_.delta_log_amplitude(s), spatial_variance(s)) for name, s in layouts(maps).items()}
+    monkeypatch.setattr("hf_vitstudy.states.CACHED", 1000)
+    for name, state in layouts(maps).items():
+        assert len(list(pieces(state))) == 4
+        torch.testing.assert_close(fourier_.delta_log_amplitude(state), whole[name][0], equal_nan=True)
+        torch.testing.assert_close(spatial_variance(state), whole[name][1])
+
+
 def test_a_single_wave_stands_in_its_band():
     x = torch.arange(20) * 2 * np.pi * 3 / 20  # 3 periods in 20 samples: 0.3π
-    maps = (1 + torch.cos(x)).expand(1, 1, 20, 20)
+    noise = 1e-3 * torch.randn(1, 1, 20, 20, generator=torch.Generator().manual_seed(0))  # above float32's rounding
+    maps = 1 + torch.cos(x) + noise
     found = fourier_.delta_log_amplitude(as_state(maps, 1.0))[0]
     assert int(found.argmax()) == 1
     assert fourier_.band_centres()[1] == pytest.approx(0.3)

@@ -21,7 +21,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from ..states import State
+from ..states import State, pieces
 from .contract import PerBlock
 
 
@@ -35,45 +35,68 @@ def band_centres() -> list[float]:
 
 
 @lru_cache(maxsize=64)
-def band_weights(height: int, width: int) -> Tensor:
-    """Weights of the half-plane frequencies in each band, (height · (width//2 + 1), BANDS), columns summing to one.
+def waves(n: int) -> Tensor:
+    """Cosines, then sines, of the frequencies 0 ... n//2 at n places: (2, n//2 + 1, n) float32."""
+    angle = 2 * torch.pi / n * torch.outer(torch.arange(n // 2 + 1), torch.arange(n)).double()
+    return torch.stack([angle.cos(), angle.sin()]).float()
 
-    A frequency's radius is its distance from zero in units of π; frequency zero and the corners beyond π are in no band.
-    Columns of bands without a frequency are NaN.
+
+def power_spectrum(maps: Tensor) -> Tensor:
+    """Squared amplitudes of the 2-D Fourier transform, (image, 2, height//2 + 1, width//2 + 1, channel).
+
+    Entry (0, u, v) is the frequency (u, v), entry (1, u, v) is (-u, v); the transform of real maps has no others. Two matrix
+    products with cosines and sines take a fifth of the time of ``torch.fft`` where channels are innermost, as in
+    transformers and in channels_last maps (14 x 14; half of it at 56 x 56).
+
+    Args:
+        maps: (image, height, width, channel) float32.
     """
-    vertical = torch.fft.fftfreq(height, dtype=torch.float64) * 2
-    horizontal = torch.fft.rfftfreq(width, dtype=torch.float64) * 2
-    radius = (vertical[:, None].square() + horizontal[None].square()).sqrt()
-    twice = torch.full(
-        (width // 2 + 1,), 2.0, dtype=torch.float64
-    )  # the other half-plane mirrors all columns but these
-    twice[0] = 1
-    if width % 2 == 0:
-        twice[-1] = 1
+    height, width = maps.shape[1:3]
+    rows, columns = (waves(n).to(maps.device) for n in (height, width))
+    along_width = torch.matmul(columns.flatten(0, 1), maps).flatten(2)
+    both = torch.matmul(rows.flatten(0, 1), along_width)
+    (cos_cos, cos_sin), (sin_cos, sin_sin) = (
+        half.unbind(2) for half in both.unflatten(2, (2, width // 2 + 1, -1)).unflatten(1, (2, -1)).unbind(1)
+    )
+    found = maps.new_empty(len(maps), 2, *cos_cos.shape[1:])
+    for sign, real, imaginary in (
+        (0, cos_cos - sin_sin, sin_cos + cos_sin),
+        (1, cos_cos + sin_sin, sin_cos - cos_sin),
+    ):
+        torch.addcmul(real.square_(), imaginary, imaginary, out=found[:, sign])
+    return found
+
+
+@lru_cache(maxsize=64)
+def band_weights(height: int, width: int) -> Tensor:
+    """Weights of the entries of `power_spectrum` in each band, (2 · (height//2 + 1) · (width//2 + 1), BANDS) float32.
+
+    Columns sum to one; columns of bands without a frequency are NaN. A frequency's radius is its distance from zero in units
+    of π; frequency zero and the corners beyond π are in no band.
+    """
+    sides = [torch.arange(n // 2 + 1, dtype=torch.float64) * 2 / n for n in (height, width)]
+    radius = (sides[0][:, None].square() + sides[1][None].square()).sqrt()
+    # zero and the highest frequency of an even side are their own mirror image
+    single = [torch.arange(n // 2 + 1).mul(2).remainder(n) == 0 for n in (height, width)]
+    stands_for = torch.where(single[0], 1.0, 2.0)[:, None] * torch.where(single[1], 1.0, 2.0)[None]
     # the small shift puts exact edges such as 0.4π into the band below, whatever the rounding
     band = ((radius * BANDS) - 1e-9).floor().long()
-    columns = [torch.where((band == index) & (radius > 0), twice, 0.0).flatten() for index in range(BANDS)]
-    weights = torch.stack(columns, dim=1)
+    columns = [torch.where((band == index) & (radius > 0), stands_for, 0.0).flatten() for index in range(BANDS)]
+    weights = torch.stack(columns, dim=1).repeat(2, 1)
     return (weights / weights.sum(0)).float()
 
 
-def log_amplitudes(state: State) -> tuple[Tensor, Tensor]:
-    """Log amplitude of the half-plane Fourier transform, (batch, height, width//2 + 1, channel), and which channels live.
-
-    The second output, (batch, channel), is False where a channel is zero at every place of an image.
-    """
-    maps = state.tokens.float().unflatten(1, state.grid)
-    spectrum = torch.view_as_real(torch.fft.rfft2(maps, dim=(1, 2)))
-    power = spectrum[..., 0].square().add_(spectrum[..., 1].square())
-    alive = maps.flatten(1, 2).abs().amax(1) > 0
-    return power.add_(FLOOR**2).log_().mul_(0.5), alive
+def mean_log_amplitude(maps: Tensor) -> Tensor:
+    """Log amplitude, mean over the channels that are not zero at every place, (image, entry of `power_spectrum`)."""
+    power = power_spectrum(maps).flatten(1, 3)
+    alive = power.sum(1) > 0
+    weight = alive / alive.sum(1, keepdim=True)
+    return torch.matmul(power.add_(FLOOR**2).log_(), weight.unsqueeze(2)).squeeze(2) / 2
 
 
 def delta_log_amplitude(state: State) -> Tensor:
     """Δ log amplitude in radial bands, (batch, BANDS); natural logarithm. NaN where a band holds no frequency."""
-    logarithm, alive = log_amplitudes(state)
-    weight = alive / alive.sum(1, keepdim=True)
-    spectrum = torch.einsum("bhwc,bc->bhw", logarithm, weight.float()).flatten(1)
+    spectrum = torch.cat([mean_log_amplitude(piece) for piece in pieces(state)])
     weights = band_weights(*state.grid).to(spectrum.device)
     return spectrum @ weights.nan_to_num() + weights.sum(0).mul(0) - spectrum[:, :1]
 

@@ -13,7 +13,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from ..states import State
+from ..states import State, pieces
 from .contract import PerBlock
 
 
@@ -24,15 +24,11 @@ def spatial_variance(state: State) -> dict[str, Tensor]:
     value, variance / mean square with both averaged over channels, does not and lies in [0, n/(n-1)] for n places.
     Variances are NaN for a map of one place, ratios where all activations are zero.
     """
-    tokens = state.tokens.float()
-    n = tokens.shape[1]
-    if n < 2:
-        mean = tokens.mean(1)
-        variance = torch.full_like(mean, float("nan"))
-        mean_square = mean.square()
-    else:
-        variance, mean = torch.var_mean(tokens, dim=1)
-        mean_square = variance * ((n - 1) / n) + mean.square()
+    sums = [_mean_and_squares(piece.flatten(1, 2)) for piece in pieces(state)]
+    mean, squares = (torch.cat(parts) for parts in zip(*sums, strict=True))
+    n = state.grid[0] * state.grid[1]
+    variance = squares / (n - 1) if n > 1 else torch.full_like(squares, float("nan"))
+    mean_square = squares / n + mean.square()
     raw, square = variance.mean(1), mean_square.mean(1)
     strongest = mean_square.amax(1) / mean_square.shape[1]
     return {
@@ -40,6 +36,12 @@ def spatial_variance(state: State) -> dict[str, Tensor]:
         "relative_variance": torch.where(square > 0, raw / square, float("nan")),
         "top_channel_share": torch.where(square > 0, strongest / square, float("nan")),
     }
+
+
+def _mean_and_squares(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean over places and sum of squared deviations from it, (image, channel) each: two passes, no cancellation."""
+    mean = tokens.mean(1)
+    return mean, (tokens - mean.unsqueeze(1)).square_().sum(1)
 
 
 def variance() -> PerBlock:
