@@ -87,7 +87,11 @@ class Judgement:
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON."""
         claim = {key: value for key, value in asdict(self.claim).items() if key != "contrast"}
-        estimate = asdict(self.estimate) if self.estimate else None
+        estimate = None
+        if self.estimate:  # JSON has no NaN
+            estimate = {
+                k: None if isinstance(v, float) and not np.isfinite(v) else v for k, v in asdict(self.estimate).items()
+            }
         return {
             **claim,
             "checkpoints": self.checkpoints,
@@ -193,7 +197,7 @@ def dominated(profile: Profile) -> list[str]:
     names = profile.data["block"].values
     where = f"{len(blocks)} of {len(names)} places, the first {names[blocks[0]]}"
     return [
-        f"{profile.name}: one channel holds up to {100 * share.max():.0f} % of the squared activations ({where}). Statistics "
+        f"{profile.name}: one channel holds up to {100 * np.nanmax(share):.0f} % of the squared activations ({where}). Statistics "
         "of whole activations say little but what this channel does there (massive activations, Sun et al. 2024)."
     ]
 
@@ -224,7 +228,10 @@ def _low_high_similarity(comparison: Comparison, side: str) -> np.ndarray:
     """Mean CKA of the lowest with the highest third of the blocks, (1 + draws,)."""
     depth = (comparison.a if side == "a" else comparison.b).data["depth"].values
     draws = comparison.cka_draws(side * 2)
-    return np.nanmean(draws[:, depth <= 1 / 3][:, :, depth > 2 / 3], axis=(1, 2))
+    cells = draws[:, depth <= 1 / 3][:, :, depth > 2 / 3]
+    known = np.isfinite(cells)
+    with np.errstate(invalid="ignore"):
+        return np.where(known, cells, 0).sum((1, 2)) / known.sum((1, 2))
 
 
 def uniformity(comparison: Comparison) -> np.ndarray:
@@ -239,7 +246,14 @@ def resnet_reach(comparison: Comparison) -> np.ndarray:
     with the similarities and not in steps of whole blocks; above the input it is the first block's.
     """
     vit, resnet = (profile.data["depth"].values for profile in (comparison.a, comparison.b))
-    similarity = np.nan_to_num(comparison.cka_draws("ab"), nan=-np.inf)  # (1 + draws, vit block, resnet block)
+    similarity = comparison.cka_draws("ab")
+    known = np.isfinite(similarity[0]).any(0)
+    if not known.any():
+        return np.full(len(similarity), np.nan)
+    similarity, resnet = (
+        np.nan_to_num(similarity[:, :, known], nan=-np.inf),
+        resnet[known],
+    )  # (1 + draws, vit block, resnet block)
     lead = similarity[:, vit <= 0.25].max(1) - similarity[:, vit > 0.25].max(1)
     return _share_positive(np.concatenate([lead[:, :1], lead], axis=1), np.concatenate([[0.0], resnet])) - 0.25
 
@@ -299,13 +313,14 @@ def _head_distances(comparison: Comparison) -> tuple[np.ndarray, np.ndarray]:
 def local_heads_low(comparison: Comparison) -> np.ndarray:
     """Distance of the most local head of the two highest layers minus that of the two lowest."""
     low, high = _head_distances(comparison)
-    return np.nanmin(high, axis=1) - np.nanmin(low, axis=1)
+    return np.fmin.reduce(high, axis=1) - np.fmin.reduce(low, axis=1)
 
 
 def mixed_heads_low(comparison: Comparison) -> np.ndarray:
     """Spread (largest minus smallest) of head distances in the two lowest layers minus that in the two highest."""
     low, high = _head_distances(comparison)
-    return np.nanmax(low, axis=1) - np.nanmin(low, axis=1) - (np.nanmax(high, axis=1) - np.nanmin(high, axis=1))
+    spread = [np.fmax.reduce(heads, axis=1) - np.fmin.reduce(heads, axis=1) for heads in (low, high)]
+    return spread[0] - spread[1]
 
 
 # ------------------------------------------------------------------------------------------------------------ claims

@@ -228,13 +228,15 @@ class CrossKernels:
         first, second = (own.sum(0, dtype=np.float64) for own in self.self_shares)
         flat = self.A.reshape(len(self.A), -1)
         exceeded, exceeded_max = np.ones_like(observed), 1
+        largest = np.nanmax(observed, initial=-np.inf)
         for _ in range(permutations):
             cross = flat @ _shuffle(self.B, self.sizes, rng).reshape(len(self.B), -1).T
             null = _normalise(cross.astype(np.float64), first, second)
             exceeded += null >= observed
-            exceeded_max += np.nanmax(null) >= np.nanmax(observed)
+            exceeded_max += np.nanmax(null, initial=-np.inf) >= largest
         p = np.where(np.isnan(observed), np.nan, exceeded / (permutations + 1))
-        return {"p": p, "p_max": np.array(exceeded_max / (permutations + 1))}
+        p_max = exceeded_max / (permutations + 1) if np.isfinite(observed).any() else np.nan
+        return {"p": p, "p_max": np.array(p_max)}
 
 
 def _by_image(grams: np.ndarray) -> np.ndarray:
@@ -282,8 +284,8 @@ def _matrix(found: dict[str, np.ndarray], rows: Profile, columns: Profile, n: in
 def _at_depths(profile: Profile, name: str, depths: np.ndarray) -> xr.DataArray:
     """A per-block measurement interpolated at relative depths, image axis first."""
     array = profile[name]
-    if "block" not in array.dims:
-        raise StudyError(f"{name!r} has axes {array.dims}, expected one called 'block'")
+    if not {"image", "block"} <= set(array.dims):
+        raise StudyError(f"{name!r} has axes {array.dims}, expected 'image' and 'block' among them")
     along = array.assign_coords(block=profile.data["depth"].values).transpose("image", "block", ...)
     values = _interpolate(along.values, profile.data["depth"].values, depths)
     return xr.DataArray(values, dims=("image", "depth", *along.dims[2:]))

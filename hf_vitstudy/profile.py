@@ -95,7 +95,7 @@ class Profile:
 
     def batch_sizes(self, view: str = "flatten") -> np.ndarray:
         """Images in each Gram block, (batch,)."""
-        return self.data[f"size_{view}"].values
+        return self[f"size_{view}"].values
 
     def save(self, folder: str | os.PathLike) -> Path:
         """Write the profile to `folder`, replacing an older profile there only when the new one is complete."""
@@ -157,9 +157,9 @@ def _write_files(profile: Profile, folder: Path) -> None:
             "coordinate": name in profile.data.coords,
         }
         if array.dtype.kind in "UOT":
-            entry["values"] = [str(value) for value in array.values]
+            entry["values"] = array.values.astype(str).tolist()
         else:
-            tensors[str(name)] = np.ascontiguousarray(array.values)
+            tensors[str(name)] = np.asarray(array.values, order="C")
         variables[str(name)] = entry
     description = {"format": FORMAT, "variables": variables, "provenance": profile.provenance}
     contents = {
@@ -204,11 +204,21 @@ def load_profile(folder: str | os.PathLike) -> Profile:
     contents = _read_checked(folder)
     description = _parse(contents[DESCRIPTION], folder / DESCRIPTION)
     try:
-        return Profile(_dataset(contents[ARRAYS], description["variables"]), description["provenance"])
+        return _checked(Profile(_dataset(contents[ARRAYS], description["variables"]), description["provenance"]))
     except StudyError:
         raise
     except Exception as error:  # the manifest matched, so the file was written wrong: say where
         raise StudyError(f"{folder} is not a readable profile ({error}); measure it again") from error
+
+
+def _checked(profile: Profile) -> Profile:
+    """What every reader relies on is there; a lookup that fails says which."""
+    for key in ("block", "kind", "stage", "depth", "image_digest"):
+        profile.data.coords[key]
+    for value in (profile.name, profile.images_sha256):
+        if not isinstance(value, str):
+            raise TypeError(f"expected a text, got {value!r}")
+    return profile
 
 
 def _read_checked(folder: Path) -> dict[str, bytes]:
@@ -224,7 +234,7 @@ def _read_checked(folder: Path) -> dict[str, bytes]:
         )
     contents = {}
     for name in (ARRAYS, DESCRIPTION):
-        expected = (manifest.get("files") or {}).get(name) or {}
+        expected = _entry(_entry(manifest, "files"), name)
         path = folder / name
         if not path.is_file():
             raise StudyError(f"{folder} lacks {name}; the profile is incomplete, measure or download it again")
@@ -237,10 +247,16 @@ def _read_checked(folder: Path) -> dict[str, bytes]:
     return contents
 
 
+def _entry(table: dict[str, Any], key: str) -> dict[str, Any]:
+    """The object at `key`; whatever else stands there matches no digest."""
+    found = table.get(key)
+    return found if isinstance(found, dict) else {}
+
+
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StudyError(f"{path} is not JSON ({error}); measure or download the profile again") from error
     if not isinstance(parsed, dict):
         raise StudyError(f"{path} holds a {type(parsed).__name__}, expected an object; measure the profile again")
@@ -282,7 +298,13 @@ def merge(profiles: Iterable[Profile]) -> Profile:
                 raise StudyError(f"cannot merge {first.name} and {other.name}: different {what}; use compare instead")
     data = first.data
     for other in profiles[1:]:
-        data = data.drop_vars([name for name in other.data.data_vars if name in data]).merge(other.data)
+        kept = data.drop_vars([name for name in other.data.data_vars if name in data])
+        try:
+            data = kept.merge(other.data, join="exact", compat="no_conflicts")
+        except ValueError as error:
+            raise StudyError(
+                f"cannot merge {first.name} and {other.name}: different blocks or axes ({error}); measure both in the same way"
+            ) from error
     absent: dict[str, str] = {}
     for profile in profiles:
         absent |= profile.provenance.get("absent", {})
