@@ -195,10 +195,11 @@ def dominated(profile: Profile) -> list[str]:
     if not len(blocks):
         return []
     names = profile.data["block"].values
+    most = f"{100 * np.nanmax(share):.0f} %"
     where = f"{len(blocks)} of {len(names)} places, the first {names[blocks[0]]}"
     return [
-        f"{profile.name}: one channel holds up to {100 * np.nanmax(share):.0f} % of the squared activations ({where}). Statistics "
-        "of whole activations say little but what this channel does there (massive activations, Sun et al. 2024)."
+        f"{profile.name}: one channel holds up to {most} of the squared activations ({where}). Statistics of whole activations "
+        "say little but what this channel does there (massive activations, Sun et al. 2024)."
     ]
 
 
@@ -246,15 +247,14 @@ def resnet_reach(comparison: Comparison) -> np.ndarray:
     with the similarities and not in steps of whole blocks; above the input it is the first block's.
     """
     vit, resnet = (profile.data["depth"].values for profile in (comparison.a, comparison.b))
-    similarity = comparison.cka_draws("ab")
-    known = np.isfinite(similarity[0]).any(0)
-    if not known.any():
+    similarity = comparison.cka_draws("ab")  # (1 + draws, vit block, resnet block)
+    defined = np.isfinite(similarity[0])
+    rows, columns = defined.any(1), defined.any(0)
+    low, high = rows & (vit <= 0.25), rows & (vit > 0.25)
+    if not (low.any() and high.any()):
         return np.full(len(similarity), np.nan)
-    similarity, resnet = (
-        np.nan_to_num(similarity[:, :, known], nan=-np.inf),
-        resnet[known],
-    )  # (1 + draws, vit block, resnet block)
-    lead = similarity[:, vit <= 0.25].max(1) - similarity[:, vit > 0.25].max(1)
+    similarity, resnet = similarity[:, :, columns], resnet[columns]
+    lead = similarity[:, low].max(1) - similarity[:, high].max(1)
     return _share_positive(np.concatenate([lead[:, :1], lead], axis=1), np.concatenate([[0.0], resnet])) - 0.25
 
 

@@ -293,6 +293,8 @@ def _at_depths(profile: Profile, name: str, depths: np.ndarray) -> xr.DataArray:
 
 def _interpolate(values: np.ndarray, depth: np.ndarray, depths: np.ndarray) -> np.ndarray:
     """Linear interpolation along axis 1; depths below the first block take the first block's value."""
+    if len(depth) == 1:
+        return np.repeat(values, len(depths), axis=1)
     right = np.clip(np.searchsorted(depth, depths), 1, len(depth) - 1)
     left = right - 1
     share = np.clip((depths - depth[left]) / (depth[right] - depth[left]), 0, 1)

@@ -308,7 +308,12 @@ def merge(profiles: Iterable[Profile]) -> Profile:
     absent: dict[str, str] = {}
     for profile in profiles:
         absent |= profile.provenance.get("absent", {})
-    provenance = {**first.provenance, "absent": {key: why for key, why in absent.items() if key not in data}}
+    analyses = [name for p in profiles for name in p.provenance.get("measurement", {}).get("analyses", [])]
+    provenance = {
+        **first.provenance,
+        "measurement": {**first.provenance.get("measurement", {}), "analyses": list(dict.fromkeys(analyses))},
+        "absent": {key: why for key, why in absent.items() if key not in data and key not in analyses},
+    }
     return Profile(data, provenance)
 
 

@@ -141,7 +141,7 @@ def synthetic_profile(
         "measurement": {
             "batch_size": block,
             "device": "cpu",
-            "analyses": ["cka", "fourier", "variance", "attention_distance"],
+            "analyses": [a for a in ("cka", "fourier", "variance", "attention_distance") if a not in absent],
         },
         "versions": {"hf_vitstudy": "0.1.0", "torch": "2.15.0", "transformers": "5.23.0"},
         "created": "2026-01-01T00:00:00+00:00",

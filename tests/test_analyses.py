@@ -212,7 +212,7 @@ def test_the_class_token_view_needs_class_tokens():
 
 def test_exact_cka_refuses_more_disk_than_there_is(monkeypatch):
     monkeypatch.setattr(cka_.shutil, "disk_usage", lambda folder: type("Usage", (), {"free": 100}))
-    with pytest.raises(StudyError, match="needs 0.0 GB of temporary disk"):
+    with pytest.raises(StudyError, match=r"needs 0.0 GB of temporary disk"):
         cka_.CKA(exact=True).start(fake_checkpoint(["x"], width=50), 100, 32)
 
 

@@ -138,14 +138,14 @@ def copied(folder, tmp_path):
 def test_a_folder_without_weights_config_or_processor_says_what_is_missing(vit_folder, tmp_path):
     folder = copied(vit_folder, tmp_path)
     (folder / "preprocessor_config.json").unlink()
-    with pytest.raises(StudyError, match="no readable preprocessor_config.json"):
+    with pytest.raises(StudyError, match=r"no readable preprocessor_config.json"):
         load_checkpoint(folder)
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(StudyError, match="no .safetensors file .* pickled weights can run code"):
+    with pytest.raises(StudyError, match=r"no .safetensors file .* pickled weights can run code"):
         load_checkpoint(folder)
     (folder / "config.json").unlink()
-    with pytest.raises(StudyError, match="has no config.json"):
+    with pytest.raises(StudyError, match=r"has no config.json"):
         load_checkpoint(folder)
 
 
@@ -167,7 +167,7 @@ def test_a_cut_off_weights_file_is_one_line(vit_folder, tmp_path):
     folder = copied(vit_folder, tmp_path)
     content = (folder / "model.safetensors").read_bytes()
     (folder / "model.safetensors").write_bytes(content[:-100])
-    with pytest.raises(StudyError, match="cannot load .*copy") as error:
+    with pytest.raises(StudyError, match=r"cannot load .*copy") as error:
         load_checkpoint(folder)
     assert "\n" not in str(error.value)
 

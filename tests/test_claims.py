@@ -576,3 +576,15 @@ def test_an_undefined_estimate_is_null_in_json(estimate):
     for key in ("value", "low", "high"):
         number = float(getattr(estimate, key))
         assert found["estimate"][key] == (pytest.approx(number) if np.isfinite(number) else None)
+
+
+@pytest.mark.parametrize("side", ["vit", "resnet"])
+def test_networks_of_one_place_are_undecided_not_a_crash(side):
+    found = {kind: synthetic_profile(kind, n=32) for kind in ("vit", "resnet")}
+    short = found[side].data.isel(block=[-2])  # after the last attention, or after the last block but one
+    found[side] = Profile(short, found[side].provenance)
+    judgements = {judgement.claim.id: judgement for judgement in judge(*found.values(), draws=100)}
+    assert judgements["R-1"].verdict == "undecided"
+    assert judgements["P-F2-conv"].verdict == ("supported" if side == "vit" else "undecided")
+    difference = compare(*found.values(), draws=100).difference("relative_variance")
+    assert np.isfinite(difference["difference"].values).all()

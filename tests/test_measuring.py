@@ -76,7 +76,7 @@ def test_profiles_of_the_same_images_compare_and_others_do_not(profiles, vit_fol
     assert profiles[0].images_sha256 == profiles[1].images_sha256
     assert len(judge(*profiles)) == 10
     other = measure(vit_folder, image_folder, n=30, seed=1, analyses=["variance"], **QUICK)
-    with pytest.raises(StudyError, match="measured on different images: the images differ|different images: 3"):
+    with pytest.raises(StudyError, match=r"measured on different images: the images differ|different images: 3"):
         compare(profiles[0], other)
 
 

@@ -502,7 +502,7 @@ def part(profile: Profile, *names: str, **absent: str) -> Profile:
     }
     return Profile(
         xr.Dataset({name: profile.data[name].variable for name in names}, coordinates),
-        profile.provenance | {"absent": absent},
+        profile.provenance | {"absent": absent, "measurement": {"batch_size": 8, "analyses": list(names)}},
     )
 
 
@@ -547,6 +547,7 @@ def test_merge_keeps_why_a_measurement_is_absent_until_it_is_there(profile):
     assert merge([without, part(profile, "fourier")]).provenance["absent"] == without.provenance["absent"]
     merged = merge([without, part(profile, "attention_distance")])
     assert merged.provenance["absent"] == {"paper_fourier": "not asked for"}
+    assert merged.provenance["measurement"] == {"batch_size": 8, "analyses": ["variance", "attention_distance"]}
 
 
 def test_merged_profiles_are_stored_like_any_other(profile, tmp_path):
