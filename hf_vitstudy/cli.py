@@ -74,7 +74,10 @@ def blocks(
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="List all module paths instead, to write a pattern.")] = False,
 ) -> None:
-    """Show which places of a checkpoint would be read."""
+    """Show which places of a checkpoint would be read.
+
+    Example: vitstudy blocks microsoft/resnet-50@main
+    """
     from .checkpoints import load_checkpoint, module_paths
 
     if every:
@@ -103,7 +106,7 @@ def blocks(
 def measure(
     checkpoint: CheckpointArgument,
     images: Annotated[str, typer.Option(help="Hub id of a data set, .parquet file, or image folder.")],
-    split: Annotated[str | None, typer.Option(help="Split of the data set [default: validation or test].")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the data set; by default validation or test.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
     n: Annotated[int, typer.Option(min=4, help="Number of images, drawn by --seed.")] = 2048,
     seed: Annotated[int, typer.Option(help="Seed of the images' order.")] = 0,
@@ -123,9 +126,12 @@ def measure(
         str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of the profile [default: profiles/NAME].")] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder of the profile; by default profiles/NAME.")] = None,
 ) -> None:
-    """Measure one checkpoint on reference images and write its profile."""
+    """Measure one checkpoint on reference images and write its profile.
+
+    Example: vitstudy measure google/vit-base-patch16-224 --images ILSVRC/imagenet-1k --split validation
+    """
     from .checkpoints import short_name
     from .measuring import measure as measure_
 
@@ -179,7 +185,10 @@ def compare(
         Path | None, typer.Option(help="Write all cells of A-A, A-B and B-B to a .json or .csv file.")
     ] = None,
 ) -> None:
-    """CKA of every block of A with every block of B, with intervals; no model is loaded."""
+    """CKA of every block of A with every block of B, with intervals; no model is loaded.
+
+    Example: vitstudy compare profiles/vit-base-patch16-224 profiles/resnet-50 --out cka.csv
+    """
     from .comparison import compare as compare_
     from .profile import load_profile
 
@@ -200,7 +209,10 @@ def judge(
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Write the judgements to a JSON file.")] = None,
 ) -> None:
-    """Judge the papers' claims on one or more profiles of the same images."""
+    """Judge the papers' claims on one or more profiles of the same images.
+
+    Example: vitstudy judge profiles/vit-base-patch16-224 profiles/resnet-50 --json claims.json
+    """
     from .claims import choose_claims
     from .claims import judge as judge_
     from .profile import load_profile
@@ -220,7 +232,10 @@ def report(
     draws: DrawsOption = 1000,
     seed: SeedOption = 0,
 ) -> None:
-    """Write one HTML file with verdicts, figures, methods and provenance."""
+    """Write one HTML file with verdicts, figures, methods and provenance.
+
+    Example: vitstudy report profiles/vit-base-patch16-224 profiles/resnet-50 --out report.html --figures figures
+    """
     from .profile import load_profile
     from .report import write_report
 

@@ -101,6 +101,8 @@ def _open(source: Any):
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` is stricter
+            if not isinstance(source, io.BytesIO):
+                source = io.BytesIO(Path(source).read_bytes())  # PIL would keep the file of a damaged image open
             return Image.open(source)
     except Exception as error:
         raise StudyError(f"is not a readable image ({_one_line(error)}); replace or remove the file") from error

@@ -1,0 +1,241 @@
+"""The command line: what a user types and sees. Bad input ends in one line that says what to do, exit code 2, no traceback."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from synthetic import synthetic_profile
+from typer.testing import CliRunner
+
+from hf_vitstudy import cli, compare, load_profile
+
+
+COMMANDS = ("blocks", "measure", "compare", "judge", "report", "demo")
+
+
+class Run:
+    """One run of the command line in this process, through `cli.main`, where errors are caught."""
+
+    def __init__(self, capsys, monkeypatch, *words: object) -> None:
+        monkeypatch.setattr(sys, "argv", ["vitstudy", *map(str, words)])
+        monkeypatch.setenv("COLUMNS", "200")
+        with pytest.raises(SystemExit) as end:
+            cli.main()
+        self.code = end.value.code or 0
+        captured = capsys.readouterr()
+        self.out, self.err = captured.out, captured.err
+
+
+@pytest.fixture
+def run(capsys, monkeypatch):
+    return lambda *words: Run(capsys, monkeypatch, *words)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("profiles")
+    return tuple(synthetic_profile(kind, n=64).save(folder / kind) for kind in ("vit", "resnet"))
+
+
+def test_help_names_every_command_and_every_option_has_a_text(run):
+    text = run("--help").out
+    for command in COMMANDS:
+        assert f" {command} " in text
+    for command in COMMANDS:
+        found = run(command, "--help")
+        assert found.code == 0
+        assert f"{command} [OPTIONS]" in found.out
+    typed = CliRunner().invoke(cli.app, ["measure", "-h"], env={"COLUMNS": "200"})
+    options = (
+        "images",
+        "split",
+        "revision",
+        "n",
+        "batch-size",
+        "device",
+        "dtype",
+        "attn",
+        "analyses",
+        "paper-mode",
+        "out",
+    )
+    for option in options:
+        assert f"--{option}" in typed.output
+
+
+def test_both_commands_are_installed():
+    scripts = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]["scripts"]
+    assert scripts == {"vitstudy": "hf_vitstudy.cli:main", "hf-vitstudy": "hf_vitstudy.cli:main"}
+    for name in scripts:
+        found = subprocess.run(
+            [Path(sys.executable).with_name(name), "--version"], capture_output=True, text=True, check=True
+        )
+        assert found.stdout.strip() == "0.1.0"
+
+
+def test_the_reading_commands_load_no_torch(stored):
+    code = (
+        "import sys; from hf_vitstudy import cli\n"
+        f"sys.argv = ['vitstudy', 'judge', {str(stored[0])!r}, {str(stored[1])!r}, '--draws', '100']\n"
+        "try: cli.main()\n"
+        "except SystemExit as end: assert not end.code\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_from_a_folder_of_weights_to_a_report(run, vit_folder, resnet_folder, image_folder, tmp_path):
+    table = run("blocks", vit_folder)
+    assert table.code == 0
+    assert "block02.attention" in table.out
+    assert "24 x 8 x 8" in table.out
+    paths = run("blocks", vit_folder, "--all").out.split()
+    assert "classifier" in paths
+
+    profiles = [tmp_path / name for name in ("vit", "resnet")]
+    for checkpoint, out in zip((vit_folder, resnet_folder), profiles, strict=True):
+        words = ("--images", image_folder, "--n", 24, "--batch-size", 8, "--workers", 0, "--out", out)
+        found = run("measure", checkpoint, *words)
+        assert found.code == 0, found.err
+        assert "24 images, 7 places" in found.out
+        assert "measuring small-" in found.err, "there is a progress bar"
+    assert "without attention_distance: no attention in this network" in found.out
+
+    found = run("compare", *profiles, "--permutations", 20, "--out", tmp_path / "maps.csv")
+    assert "most similar block of small-resnet for each block of small-vit" in " ".join(found.out.split())
+    rows = list(csv.DictReader((tmp_path / "maps.csv").open()))
+    assert len(rows) == 3 * 49
+    expected = compare(*map(load_profile, profiles)).cka("ab")
+    first = next(row for row in rows if row["map"] == "ab")
+    assert float(first["cka"]) == pytest.approx(float(expected["cka"][0, 0]))
+    assert float(first["low"]) == pytest.approx(float(expected["low"][0, 0]))
+
+    report = tmp_path / "report.html"
+    found = run("report", *profiles, "--out", report, "--figures", tmp_path / "figures", "--draws", 100)
+    assert found.code == 0, found.err
+    assert report.is_file()
+    assert (tmp_path / "figures" / "cka.png").is_file()
+
+
+def test_judge_prints_every_claim_and_writes_json(run, stored, tmp_path):
+    found = run("judge", *stored, "--draws", 100, "--json", tmp_path / "claims.json")
+    claims = json.loads((tmp_path / "claims.json").read_text())
+    assert [claim["id"] for claim in claims] == [
+        *("R-1", "R-2", "P-F1", "P-F2-mlp", "P-F2-conv"),
+        *("P-V1-msa", "P-V1-mlp", "P-V1-conv", "R-4-local", "R-4-mixed"),
+    ]
+    for claim in claims:
+        assert claim["id"] in found.out
+        assert claim["verdict"] in found.out
+        assert claim["estimate"]["n"] == 64
+    only = run("judge", *stored, "--claims", "R-1,P-F1", "--draws", 100)
+    assert "P-F1" in only.out
+    assert "P-V1" not in only.out
+
+
+def test_maps_are_written_as_json_with_null_where_undefined(run, stored, tmp_path):
+    profile = load_profile(stored[0])
+    data = profile.data.copy(deep=True)
+    data["gram_flatten"][0] = 0
+    constant = type(profile)(data, profile.provenance).save(tmp_path / "constant")
+    found = run("compare", constant, stored[1], "--permutations", 0, "--out", tmp_path / "maps.json")
+    assert "undefined: the same for every image" in found.out
+    cells = json.loads((tmp_path / "maps.json").read_text())["cells"]
+    blank = [cell for cell in cells if cell["cka"] is None]
+    assert {cell["map"] for cell in blank} == {"aa", "ab"}
+    assert len(blank) == 17 + 16 + 9
+
+
+def damaged(stored, tmp_path) -> Path:
+    folder = Path(shutil.copytree(stored[0], tmp_path / "damaged"))
+    content = bytearray((folder / "arrays.safetensors").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "arrays.safetensors").write_bytes(content)
+    return folder
+
+
+BAD = {
+    "no such checkpoint": (lambda s, t: ["measure", "./nowhere", "--images", t], "no checkpoint at './nowhere'"),
+    "no images": (
+        lambda s, t: ["measure", s["vit"], "--images", "./nowhere.parquet"],
+        "no images at ./nowhere.parquet",
+    ),
+    "few images a batch": (
+        lambda s, t: ["measure", s["vit"], "--images", s["images"], "--batch-size", 2],
+        "at least 4 images for unbiased CKA, got batch_size=2",
+    ),
+    "unknown analysis": (
+        lambda s, t: ["measure", s["vit"], "--images", s["images"], "--analyses", "cca"],
+        "no analysis is called 'cca'; there are: cka, fourier",
+    ),
+    "bad dtype": (
+        lambda s, t: ["measure", s["vit"], "--images", s["images"], "--dtype", "int8"],
+        "dtype must be one of float32",
+    ),
+    "no blocks": (lambda s, t: ["blocks", s["vit"], "--blocks", "nothing"], "matches no module"),
+    "no profile": (lambda s, t: ["judge", t / "none"], "make one with `vitstudy measure`"),
+    "flipped bit": (lambda s, t: ["compare", damaged(s["stored"], t), s["stored"][1]], "is damaged"),
+    "different images": (
+        lambda s, t: ["compare", s["stored"][0], synthetic_profile("resnet", n=32).save(t / "fewer")],
+        "64 against 32 images",
+    ),
+    "view not measured": (lambda s, t: ["compare", *s["stored"], "--view", "cls"], "has no measurement"),
+    "unknown claim": (lambda s, t: ["judge", *s["stored"], "--claims", "R-99"], "no claim is called 'R-99'"),
+    "odd file name": (lambda s, t: ["compare", *s["stored"], "--out", t / "maps.xls"], "must end in .json or .csv"),
+    "report into a folder": (lambda s, t: ["report", *s["stored"], "--draws", 100, "--out", t], "is a folder"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input_is_one_line_and_exit_code_2(case, run, stored, vit_folder, image_folder, tmp_path):
+    words, message = BAD[case]
+    found = run(*words({"vit": vit_folder, "images": image_folder, "stored": stored}, tmp_path))
+    assert found.code == 2
+    lines = [line for line in found.err.splitlines() if line]
+    assert len(lines) == 1, found.err
+    assert lines[0].startswith("error: ")
+    assert message in lines[0]
+    assert "Traceback" not in found.out + found.err
+
+
+def test_an_unreadable_image_stops_with_its_row(run, vit_folder, image_folder, tmp_path):
+    folder = Path(shutil.copytree(image_folder, tmp_path / "images"))
+    broken = sorted(folder.rglob("*.png"))[7]
+    broken.write_bytes(broken.read_bytes()[:100])
+    found = run("measure", vit_folder, "--images", folder, "--batch-size", 8, "--workers", 0, "--out", tmp_path / "p")
+    assert found.code == 2
+    assert "of images: " in found.err.splitlines()[-1]
+    assert "replace or remove the file" in found.err.splitlines()[-1]
+    assert not (tmp_path / "p").exists()
+
+
+def test_wrong_words_are_typer_s_own_errors(run):
+    assert run("meassure").code == 2
+    assert run("judge").code == 2
+    assert run("report", "x", "--draws", "1").code == 2
+
+
+def test_without_torch_measuring_says_how_to_install_it(run, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "hf_vitstudy.measuring", None)
+
+    class NoTorch:
+        def find_spec(self, name, *_):
+            if name == "hf_vitstudy.checkpoints":
+                raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.delitem(sys.modules, "hf_vitstudy.checkpoints", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [NoTorch(), *sys.meta_path])
+    found = run("measure", "org/name", "--images", "x")
+    assert found.code == 2
+    assert found.err.strip() == "error: measuring needs torch; install it with: pip install 'hf_vitstudy[study]'"
+
+
+def test_numbers_without_value_become_null():
+    assert cli._number(np.float64("nan")) is None
+    assert cli._number(np.float64(0.25)) == 0.25
