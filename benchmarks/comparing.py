@@ -49,6 +49,8 @@ def profile(name: str, places: int, seed: int) -> Profile:
         data[measurement] = (("image", "layer", "head"), rng.random((IMAGES, 12, 3)).astype(np.float32), about)
     coordinates = {
         "block": names,
+        "kind": ("block", ["conv"] * places),
+        "stage": ("block", np.ones(places, np.int32)),
         "depth": ("block", np.arange(1, places + 1) / places),
         "image_digest": ("image", np.arange(IMAGES, dtype=np.uint64)),
     }

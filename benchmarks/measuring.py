@@ -1,11 +1,15 @@
 """What measuring costs, as a multiple of the bare forward pass.
 
-    OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds]
+    MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000 OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds]
+
+The two MALLOC settings keep glibc from giving memory back to the system after a layer and fetching it again for the next one:
+that costs every case up to a tenth of its time, at the whim of the heap's layout.
 
 Random weights in the shapes of ViT-Ti/16 and ResNet-50, 224 px, batches of 32. All cases take turns in one process; a
 figure is the median over rounds of (CPU seconds of the case / CPU seconds of its baseline in the same round), so that a slow
-moment of the machine hits both. The first row of each table is the baseline against itself, measured twice: its distance
-from 1 is the noise.
+moment of the machine hits both; case and baseline of one format share one network, since where its weights lie in memory
+alone changes its speed by some per cent. The first row of each table is the baseline against itself: its distance from 1 is
+the noise.
 """
 
 import statistics
@@ -67,9 +71,8 @@ def checkpoint(network: torch.nn.Module, dtype: str, channels_last: bool) -> Che
     return found
 
 
-def forward(make: Callable, dtype: str = "float32", channels_last: bool = False, attention: str = "sdpa") -> Callable:
+def forward(made: Checkpoint) -> Callable:
     """The network alone on images that lie ready in its own layout."""
-    made = checkpoint(make(attention), dtype, channels_last)
     pixel_values = made.normalise(PICTURES.float() / 255)
 
     def run() -> None:
@@ -79,11 +82,8 @@ def forward(make: Callable, dtype: str = "float32", channels_last: bool = False,
     return run
 
 
-def measured(
-    make: Callable, *names: str, dtype: str = "float32", channels_last: bool = False, attention: str = "sdpa"
-) -> Callable:
+def measured(made: Checkpoint, *names: str) -> Callable:
     """One step of `measure`: bytes in, all measurements kept."""
-    made = checkpoint(make(attention), dtype, channels_last)
     run = Run(made, ImageSet([{}] * (BATCH * 1000)), [make_analysis(name) for name in names], BATCH)
     labels, digests = torch.zeros(BATCH, dtype=torch.long), torch.zeros(BATCH, dtype=torch.long)
     return lambda: run.step(PICTURES, labels, digests)
@@ -93,35 +93,39 @@ PICTURES = torch.randint(
     0, 256, (BATCH, 3, PIXELS, PIXELS), dtype=torch.uint8, generator=torch.Generator().manual_seed(1)
 )
 
-
 Case = tuple[str, Callable, str, str]  # what, how to run it, what it is divided by, goal
 
 
 def vit_cases() -> list[Case]:
+    plain, half = (checkpoint(vit("sdpa"), dtype, False) for dtype in ("float32", "bfloat16"))
+    eager = checkpoint(vit("eager"), "float32", False)
     return [
-        ("forward, again", forward(vit), "forward", "1"),
-        ("CKA", measured(vit, "cka"), "forward", "1.05"),
-        ("CKA, bf16", measured(vit, "cka", dtype="bfloat16"), "forward", "0.6"),
-        ("all four (eager attention)", measured(vit, *ALL, attention="eager"), "forward", "1.4"),
-        ("forward, eager attention", forward(vit, attention="eager"), "forward", ""),
+        ("forward", forward(plain), "forward", ""),
+        ("forward, again", forward(plain), "forward", "1"),
+        ("CKA", measured(plain, "cka"), "forward", "1.05"),
+        ("CKA, bf16", measured(half, "cka"), "forward", "0.6"),
+        ("forward, eager attention", forward(eager), "forward", ""),
+        ("all four (eager attention)", measured(eager, *ALL), "forward", "1.4"),
+        ("all four (eager attention)", measured(eager, *ALL), "forward, eager attention", ""),
     ]
 
 
 def resnet_cases() -> list[Case]:
-    last = "forward, channels_last"
+    plain, last = (checkpoint(resnet(""), "float32", channels_last) for channels_last in (False, True))
+    half = checkpoint(resnet(""), "bfloat16", True)
     return [
-        ("forward, again", forward(resnet), "forward", "1"),
-        ("CKA", measured(resnet, "cka"), "forward", "1.05"),
-        (last, forward(resnet, channels_last=True), "forward", ""),
-        ("CKA, channels_last (the default)", measured(resnet, "cka", channels_last=True), "forward", "0.85"),
-        ("CKA, channels_last", measured(resnet, "cka", channels_last=True), last, "1.05"),
-        ("CKA, channels_last, bf16", measured(resnet, "cka", channels_last=True, dtype="bfloat16"), "forward", "0.6"),
-        ("all that apply, channels_last", measured(resnet, *ALL, channels_last=True), last, "1.4"),
-        ("all that apply, channels_last (the default)", measured(resnet, *ALL, channels_last=True), "forward", "1.4"),
+        ("forward", forward(plain), "forward", ""),
+        ("forward, again", forward(plain), "forward", "1"),
+        ("CKA", measured(plain, "cka"), "forward", "1.05"),
+        ("forward, channels_last", forward(last), "forward", ""),
+        ("CKA, channels_last", measured(last, "cka"), "forward, channels_last", "1.05"),
+        ("CKA, channels_last (the default)", measured(last, "cka"), "forward", "0.85"),
+        ("CKA, channels_last, bf16", measured(half, "cka"), "forward", "0.6"),
+        ("all that apply, channels_last", measured(last, *ALL), "forward, channels_last", "1.4"),
     ]
 
 
-SHAPES = {"ViT-Ti/16": (vit, vit_cases), "ResNet-50": (resnet, resnet_cases)}
+SHAPES = {"ViT-Ti/16": vit_cases, "ResNet-50": resnet_cases}
 
 
 def seconds(run: Callable) -> float:
@@ -131,24 +135,20 @@ def seconds(run: Callable) -> float:
 
 
 def table(name: str, rounds: int) -> list[str]:
-    make, list_cases = SHAPES[name]
-    cases = list_cases()
-    runs = {"forward": forward(make)} | {what + divisor: case for what, case, divisor, _ in cases}
-    for case in runs.values():
-        case()  # warm-up: caches, lazy set-up
-    times: dict[str, list[float]] = {key: [] for key in runs}
+    cases = SHAPES[name]()
+    for _, run, _, _ in cases:
+        run()  # warm-up: caches, lazy set-up
+    times: list[list[float]] = [[] for _ in cases]
     for _ in range(rounds):
-        for key, case in runs.items():
-            times[key].append(seconds(case))
+        for place, (_, run, _, _) in enumerate(cases):
+            times[place].append(seconds(run))
+    named = {what: found for (what, *_), found in zip(reversed(cases), reversed(times), strict=True)}
     lines = [f"| {name} | divided by | median ratio | quartiles | goal |", "|---|---|---|---|---|"]
-    for what, _, divisor, goal in cases:
-        below = times.get(divisor) or times[divisor + "forward"]
-        ratios = [above / under for above, under in zip(times[what + divisor], below, strict=True)]
-        low, _, high = statistics.quantiles(ratios, n=4)
-        lines.append(
-            f"| {what} | {divisor} | **{statistics.median(ratios):.2f}** | {low:.2f} to {high:.2f} | {goal} |"
-        )
-    base = statistics.median(times["forward"])
+    for (what, _, divisor, goal), found in list(zip(cases, times, strict=True))[1:]:
+        ratios = [above / below for above, below in zip(found, named[divisor], strict=True)]
+        low, middle, high = statistics.quantiles(ratios, n=4, method="inclusive")
+        lines.append(f"| {what} | {divisor} | **{middle:.2f}** | {low:.2f} to {high:.2f} | {goal} |")
+    base = statistics.median(times[0])
     return [*lines, "", f"Baseline: {base:.2f} CPU seconds for {BATCH} images, {rounds} rounds."]
 
 

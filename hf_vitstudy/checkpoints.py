@@ -76,7 +76,7 @@ class Checkpoint:
         shape = (1, 3, 1, 1)
         pixels = images.to(self.device, torch.float32)
         mean_, std_ = (torch.tensor(values, device=self.device).view(shape) for values in (mean, std))
-        pixels = (pixels * scale - mean_) / std_
+        pixels = (pixels * scale).sub_(mean_).div_(std_)
         form = (
             torch.channels_last if self.provenance.get("memory_format") == "channels_last" else torch.contiguous_format
         )

@@ -370,7 +370,7 @@ def _ends(judgement: Judgement) -> list[float]:
 
 
 def _claim_label(judgement: Judgement) -> str:
-    return f"{textwrap.fill(judgement.claim.text, 44)}  ({judgement.claim.id})"
+    return f"{textwrap.fill(judgement.claim.text, 48)}  ({judgement.claim.id})"
 
 
 def claims_figure(judgements: Sequence[Judgement]) -> Figure:

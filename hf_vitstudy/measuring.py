@@ -122,7 +122,7 @@ class Run:
                     analysis.visit_attention(layer, weights)
 
         attention = visit_attention if any(a.needs_attention for a in self.analyses) else None
-        images = pixels.to(self.checkpoint.device, non_blocking=True).float() / 255
+        images = pixels.to(self.checkpoint.device, non_blocking=True).float().div_(255)
         logits, _ = self.checkpoint.read(images, visit, attention)
         for analysis in self.analyses:
             with torch.inference_mode():
