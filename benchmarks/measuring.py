@@ -1,6 +1,7 @@
 """What measuring costs, as a multiple of the bare forward pass.
 
-    MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000 OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds]
+    export MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000
+    OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds]
 
 The two MALLOC settings keep glibc from giving memory back to the system after a layer and fetching it again for the next one:
 that costs every case up to a tenth of its time, at the whim of the heap's layout.

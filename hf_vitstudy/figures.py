@@ -206,7 +206,9 @@ def draw_along_depth(
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
     if log:
         ax.set_yscale("log")
+        ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         ax.yaxis.set_major_formatter("{x:g}")
+        ax.yaxis.set_minor_formatter(mpl.ticker.NullFormatter())
 
 
 def draw_difference(ax: Axes, comparison: Comparison, name: str, *, select: dict | None = None) -> None:
@@ -278,8 +280,10 @@ def draw_spectra(ax: Axes, profile: Profile):
     """Δ log amplitude against frequency, one line per block, coloured from first (violet) to last (yellow)."""
     spectra = profile["fourier"].mean("image").transpose("block", "frequency")
     colours = _depth_colours(len(spectra))
+    frequencies = spectra["frequency"].values
     for curve, colour in zip(spectra.values, colours, strict=True):
-        ax.plot([0, *spectra["frequency"].values], [0, *curve], color=colour, linewidth=0.8)
+        known = np.isfinite(curve)  # a small map has no frequency in the lowest bands
+        ax.plot([0, *frequencies[known]], [0, *curve[known]], color=colour, linewidth=0.8)
     ax.set(xlabel="frequency (π = the map's highest)", ylabel="Δ log amplitude", title=profile.name, xlim=(0, 1))
     ax.set_xticks([0, 0.5, 1], ["0", "0.5π", "π"])
 
@@ -320,7 +324,8 @@ def draw_heads(ax: Axes, profile: Profile, number: int = 0) -> None:
     ax.annotate(
         "uniform attention", (1, uniform), xytext=(0, 2), textcoords="offset points", fontsize=6.5, va="bottom"
     )
-    ax.set(xlabel="attention layer", ylabel="mean attention distance (px)", title=profile.name, ylim=(0, None))
+    top = 1.12 * max(uniform, np.nanmax(distances))
+    ax.set(xlabel="attention layer", ylabel="mean attention distance (px)", title=profile.name, ylim=(0, top))
     ax.xaxis.set_major_locator(mpl.ticker.MaxNLocator(integer=True))
 
 

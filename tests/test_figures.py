@@ -88,6 +88,26 @@ def test_spectra_start_at_zero_and_end_at_the_highest_band(vit):
         np.testing.assert_allclose(line.get_ydata(), [0, *curve])
 
 
+def test_a_band_without_a_frequency_leaves_no_gap(vit):
+    data = vit.data.copy(deep=True)
+    data["fourier"][:, 4:, 0] = np.nan
+    ax = axes()
+    figures.draw_spectra(ax, Profile(data, vit.provenance))
+    assert [len(line.get_xdata()) for line in ax.lines] == [6] * 4 + [5] * 13
+    assert all(np.isfinite(line.get_ydata()).all() for line in ax.lines)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3, 1e4])
+def test_ticks_of_a_logarithmic_axis_are_plain_numbers(vit, scale):
+    data = vit.data.assign(variance=vit.data["variance"] * scale)
+    figure = figures.depth_figure([Profile(data, vit.provenance)])
+    figure.draw_without_rendering()
+    ax = next(ax for ax in figure.axes if ax.get_yscale() == "log")
+    words = [tick.get_text() for tick in (*ax.get_yticklabels(), *ax.get_yticklabels(minor=True)) if tick.get_text()]
+    assert len(words) >= 2
+    assert all(float(word) > 0 for word in words)
+
+
 def test_every_head_is_a_dot(vit):
     ax = axes()
     figures.draw_heads(ax, vit)
