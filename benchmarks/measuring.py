@@ -1,10 +1,10 @@
 """What measuring costs, as a multiple of the bare forward pass.
 
-    export MALLOC_TRIM_THRESHOLD_=2000000000 MALLOC_MMAP_THRESHOLD_=2000000000
-    OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds]
+    OMP_NUM_THREADS=1 python benchmarks/measuring.py [rounds] [keep]
 
-The two MALLOC settings keep glibc from giving memory back to the system after a layer and fetching it again for the next one:
-that costs every case up to a tenth of its time, at the whim of the heap's layout.
+With ``keep`` glibc keeps freed memory, as `vitstudy measure` asks it to. Without, it hands large blocks back to the system and
+fetches them again: half of the CPU seconds of ResNet-50's forward pass, a tenth of ViT-Ti's, more or less by the whim of the
+heap's layout.
 
 Random weights in the shapes of ViT-Ti/16 and ResNet-50, 224 px, batches of 32. All cases take turns in one process; a
 figure is the median over rounds of (CPU seconds of the case / CPU seconds of its baseline in the same round), so that a slow
@@ -32,7 +32,7 @@ from hf_vitstudy.analyses import make_analysis
 from hf_vitstudy.blocks import find_blocks
 from hf_vitstudy.checkpoints import DTYPES, Checkpoint
 from hf_vitstudy.images import ImageSet
-from hf_vitstudy.measuring import Run
+from hf_vitstudy.measuring import Run, keep_memory
 
 
 BATCH, PIXELS = 32, 224
@@ -177,6 +177,8 @@ def bf16_error() -> str:
 
 def main() -> None:
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 9
+    if "keep" in sys.argv:
+        keep_memory()
     for name in SHAPES:
         print("\n".join(table(name, rounds)), end="\n\n", flush=True)
     print(bf16_error())

@@ -133,8 +133,10 @@ def measure(
     Example: vitstudy measure google/vit-base-patch16-224 --images ILSVRC/imagenet-1k --split validation
     """
     from .checkpoints import short_name
+    from .measuring import keep_memory
     from .measuring import measure as measure_
 
+    keep_memory()
     folder = out or Path("profiles") / short_name(checkpoint)
     profile = measure_(
         checkpoint,

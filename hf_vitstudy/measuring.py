@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import platform
 import warnings
@@ -208,6 +209,20 @@ def _match(of_images: list[str] | None, of_checkpoint: list[str] | None) -> tupl
             len(of_images)
         ), "the checkpoint's classes have no names; taken to be in the data set's order"
     return None, "the data set's classes are not the checkpoint's"
+
+
+def keep_memory() -> bool:
+    """Ask glibc to keep freed memory for the next layer; returns whether it was there to be asked.
+
+    By default it hands large blocks back to the system and fetches them again page by page, which is half of a ResNet-50's
+    forward pass on a CPU (benchmarks/README.md). This changes the whole process, so it is left to programs: the command line
+    calls it, the library does not.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    trim_threshold, mmap_max = -1, -4  # names of parameters in malloc.h
+    mallopt = ctypes.CDLL(None).mallopt
+    return bool(mallopt(mmap_max, 0) and mallopt(trim_threshold, 2**31 - 1))
 
 
 # ---------------------------------------------------------------------------------------------------------- batches

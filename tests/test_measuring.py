@@ -1,6 +1,9 @@
 """The whole way from a folder of weights and a folder of images to a profile."""
 
 import json
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -177,3 +180,24 @@ def test_all_pools_are_measured_in_one_pass(vit_folder, image_folder):
             assert np.isnan(found[0]).all()
             found = found[1:, 1:]
         np.testing.assert_allclose(np.diag(found), 1, atol=1e-4)
+
+
+def test_kept_memory_is_used_again():
+    """Without it a large tensor's memory comes from the system anew each time, a fault per page."""
+    code = """
+import platform, resource, torch
+from hf_vitstudy.measuring import keep_memory
+faults = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+def cost():
+    torch.ones(10_000_000)
+    before = faults()
+    for _ in range(5):
+        torch.ones(10_000_000)
+    return faults() - before
+print(cost(), keep_memory(), cost())
+"""
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert found[1] == str(platform.libc_ver()[0] == "glibc")
+    if found[1] == "True":
+        assert int(found[0]) > 5_000
+        assert int(found[2]) < 500
