@@ -131,7 +131,7 @@ def _save(profile: Profile, folder: Path) -> Path:
             old.rename(folder)
         raise
     shutil.rmtree(old, ignore_errors=True)
-    _fsync(folder.parent)
+    fsync_folder(folder.parent)
     return folder
 
 
@@ -179,7 +179,7 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def _fsync(folder: Path) -> None:
+def fsync_folder(folder: Path) -> None:
     """Make a rename survive a power cut; folders cannot be opened on every system."""
     try:
         handle = os.open(folder, os.O_RDONLY)

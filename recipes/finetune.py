@@ -51,6 +51,7 @@ from tqdm.auto import tqdm
 from hf_vitstudy.checkpoints import normalisation, prepare
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.images import ImageSet, load_images
+from hf_vitstudy.profile import fsync_folder
 
 
 # ----------------------------------------------------------------------------------------------------------- settings
@@ -624,10 +625,10 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
     with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
         json.dump({"file": STATE, "size": (fresh / STATE).stat().st_size, "sha256": _sha256(fresh / STATE)}, file)
         _to_disk(file)
-    _fsync_folder(fresh)
+    fsync_folder(fresh)
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     os.replace(fresh, target)
-    _fsync_folder(folder)
+    fsync_folder(folder)
     for old in sorted(folder.glob("step_*"))[:-keep]:
         shutil.rmtree(old)
 
@@ -677,18 +678,6 @@ def _sha256(path: Path) -> str:
 def _to_disk(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _fsync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; folders cannot be opened on every system."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 # ------------------------------------------------------------------------------------------------------------ logging
