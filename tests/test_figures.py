@@ -123,6 +123,10 @@ def test_claims_are_drawn_in_units_of_their_margins(vit, resnet):
     shown = [judgement for judgement in judgements if judgement.estimate]
     assert len(shown) == 10
     marks = [line for line in ax.lines if len(line.get_xdata()) == 1]
+    bars = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == line.get_ydata()[1]]
+    for bar, judgement in zip(reversed(bars), shown, strict=True):
+        ends = np.array([judgement.estimate.low, judgement.estimate.high]) / judgement.claim.margin
+        np.testing.assert_allclose(bar.get_xdata(), ends)
     for mark, judgement in zip(reversed(marks), shown, strict=True):
         assert mark.get_xdata()[0] == pytest.approx(judgement.estimate.value / judgement.claim.margin)
         assert (mark.get_color(), mark.get_marker()) == figures.VERDICT_LOOK[judgement.verdict]

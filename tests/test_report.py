@@ -94,14 +94,19 @@ def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page
     assert len(rows) == 10
     for row, judgement in zip(rows, report.judgements, strict=True):
         words = Page(row).text
-        value = f"{judgement.estimate.value:+#.3g}".removesuffix(".").replace("-", "−")
+        estimate = judgement.estimate
+        value, low, high = (
+            f"{number:+#.3g}".removesuffix(".").replace("-", "−")
+            for number in (estimate.value, estimate.low, estimate.high)
+        )
+        assert low != high
         for text in (
             judgement.verdict,
             judgement.claim.id,
             judgement.claim.source,
-            value,
-            f"{judgement.claim.margin}",
-            "64",
+            f"{value} [{low}, {high}]",
+            judgement.claim.margin,
+            64,
         ):
             assert str(text) in words
     assert f"{len(rows)} published claims judged" in page.text
