@@ -273,13 +273,14 @@ def _plain(cell: Any) -> str:
 
 
 def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str) -> None:
+    from .comparison import best_matches
+
     rows = []
-    for index, name in enumerate(cross["row"].values):
-        cells = cross["cka"].values[index]
-        if np.isnan(cells).all():
+    for index, best in enumerate(best_matches(cross["cka"].values.T)):
+        name, cells = cross["row"].values[index], cross["cka"].values[index]
+        if best < 0:
             rows.append((name, "undefined: the same for every image", "", ""))
             continue
-        best = int(np.nanargmax(cells))
         interval = (
             f"{cells[best]:.3f} [{cross['low'].values[index, best]:.3f}, {cross['high'].values[index, best]:.3f}]"
         )

@@ -161,9 +161,15 @@ class Kernels:
             )
         self.grams = {"a": _unit_scale(a.gram(view))}
         self.grams["b"] = self.grams["a"] if b is a else _unit_scale(b.gram(view))
+        self._cross: dict[tuple[str, str], CrossKernels] = {}
 
     def cross(self, rows: str, columns: str) -> CrossKernels:
-        return CrossKernels(self.grams[rows], self.grams[columns], self.sizes, same=rows == columns)
+        """The products of two sides, formed once for a map, its interval, its draws and its null."""
+        if (rows, columns) not in self._cross:
+            self._cross[rows, columns] = CrossKernels(
+                self.grams[rows], self.grams[columns], self.sizes, same=rows == columns
+            )
+        return self._cross[rows, columns]
 
 
 def _unit_scale(blocks: np.ndarray) -> np.ndarray:
@@ -237,6 +243,12 @@ class CrossKernels:
         p = np.where(np.isnan(observed), np.nan, exceeded / (permutations + 1))
         p_max = exceeded_max / (permutations + 1) if np.isfinite(observed).any() else np.nan
         return {"p": p, "p_max": np.array(p_max)}
+
+
+def best_matches(cells: np.ndarray) -> np.ndarray:
+    """For every column of a CKA map the row most like it, (column,); -1 where all its cells are undefined."""
+    found = np.where(np.isnan(cells), -np.inf, cells)
+    return np.where(np.isnan(cells).all(0), -1, found.argmax(0))
 
 
 def _by_image(grams: np.ndarray) -> np.ndarray:

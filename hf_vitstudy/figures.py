@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from .claims import Judgement, Verdict, judge
-from .comparison import Comparison, compare
+from .comparison import Comparison, best_matches, compare
 from .errors import StudyError
 from .profile import Profile
 from .stats import Resampling, percentile
@@ -123,10 +123,9 @@ def draw_cka(ax: Axes, maps: xr.Dataset, rows: Profile, columns: Profile, *, gid
 
 def draw_best_match(ax: Axes, maps: xr.Dataset) -> None:
     """For every column the row most like it, as a line over a CKA map."""
-    found = np.ma.masked_invalid(maps["cka"].values)
-    defined = ~found.mask.all(0) if np.ma.is_masked(found) else np.ones(found.shape[1], bool)
-    columns = np.flatnonzero(defined)
-    ax.plot(columns, found.filled(-np.inf)[:, columns].argmax(0), color="#7fe0c4", marker=".", markersize=3)
+    best = best_matches(maps["cka"].values)
+    columns = np.flatnonzero(best >= 0)
+    ax.plot(columns, best[columns], color="#7fe0c4", marker=".", markersize=3)
 
 
 def stage_edges(profile: Profile) -> list[float]:
@@ -176,8 +175,19 @@ def _equal_cells(counts: Sequence[tuple[int, int]], width: float) -> tuple[Figur
 # ------------------------------------------------------------------------------------------------------ along depth
 
 
+def depth_rows(profile: Profile, name: str, resampling: Resampling, select: dict | None = None) -> np.ndarray:
+    """Means of a per-block measurement, for the images as they are and for every draw: (1 + draws, block)."""
+    return resampling.mean(profile[name].isel(select or {}).transpose("image", "block").values)
+
+
 def draw_along_depth(
-    ax: Axes, profiles: Sequence[Profile], name: str, *, select: dict | None = None, log: bool = False
+    ax: Axes,
+    profiles: Sequence[Profile],
+    name: str,
+    *,
+    resampling: Resampling | None = None,
+    select: dict | None = None,
+    log: bool = False,
 ) -> None:
     """Mean of a per-block measurement against relative depth, with its 95 % interval over images.
 
@@ -185,14 +195,14 @@ def draw_along_depth(
 
     Args:
         name: of a measurement (image, block, ...).
+        resampling: draws behind the interval; the usual 1,000 by default.
         select: positions along its further axes.
         log: logarithmic scale.
     """
     for number, profile in enumerate(profiles):
         if name not in profile.data:
             continue
-        values = profile[name].isel(select or {}).transpose("image", "block").values
-        rows = Resampling(len(values)).mean(values)
+        rows = depth_rows(profile, name, resampling or Resampling(profile.n_images), select)
         low, high = percentile(rows)
         depth, kinds = profile.data["depth"].values, profile.data["kind"].values
         colour = SERIES[number % len(SERIES)]
@@ -202,8 +212,7 @@ def draw_along_depth(
             here = kinds == kind
             filled = "none" if kind == "attention" else colour
             ax.plot(depth[here], rows[0][here], KIND_MARKS[kind], color=colour, markerfacecolor=filled)
-    ax.set(xlabel="relative depth", xlim=(0, 1.02))
-    ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
+    _depth_axis(ax)
     if log:
         ax.set_yscale("log")
         ax.yaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
@@ -218,6 +227,10 @@ def draw_difference(ax: Axes, comparison: Comparison, name: str, *, select: dict
     ax.axhline(0, color=INK, linewidth=0.6)
     error = np.abs(np.stack([found["low"].values, found["high"].values]) - found["difference"].values)
     ax.errorbar(depth, found["difference"].values, error, color=INK, marker="o", linewidth=0.9, capsize=2)
+    _depth_axis(ax)
+
+
+def _depth_axis(ax: Axes) -> None:
     ax.set(xlabel="relative depth", xlim=(0, 1.02))
     ax.grid(axis="y", color=FAINT, linewidth=0.5, alpha=0.6)
 
@@ -259,8 +272,8 @@ class DepthPanel:
     def __init__(self, name: str, label: str, *, select: dict | None = None, log: bool = False) -> None:
         self.name, self.label, self.select, self.log = name, label, select, log
 
-    def draw(self, ax: Axes, profiles: Sequence[Profile]) -> None:
-        draw_along_depth(ax, profiles, self.name, select=self.select, log=self.log)
+    def draw(self, ax: Axes, profiles: Sequence[Profile], resampling: Resampling | None = None) -> None:
+        draw_along_depth(ax, profiles, self.name, resampling=resampling, select=self.select, log=self.log)
         ax.set_ylabel(self.label)
 
     def draw_difference(self, ax: Axes, comparison: Comparison) -> None:

@@ -21,7 +21,7 @@ from matplotlib.figure import Figure
 
 from . import figures
 from .claims import DOMINANT, Judgement, Verdict, dominated, judge
-from .comparison import Comparison, compare
+from .comparison import Comparison, best_matches, compare
 from .errors import StudyError
 from .profile import Profile
 from .stats import Resampling
@@ -141,7 +141,7 @@ def _findings(
             yield from _frequency_sentences(comparison)
     for profile in profiles:
         yield from _head_sentences(profile)
-        yield from _accuracy_sentences(profile)
+        yield from _accuracy_sentences(profile, comparisons[0].resampling)
 
 
 def _verdict_counts(judgements: Sequence[Judgement]) -> str:
@@ -206,7 +206,7 @@ def _head_sentences(profile: Profile) -> Iterator[str]:
     )
 
 
-def _accuracy_sentences(profile: Profile) -> Iterator[str]:
+def _accuracy_sentences(profile: Profile, study: Resampling) -> Iterator[str]:
     if "label" not in profile.data:
         return
     labels = profile["label"].values
@@ -214,7 +214,7 @@ def _accuracy_sentences(profile: Profile) -> Iterator[str]:
     if known.sum() < 2:
         return
     right = (profile["top5"].values[known, 0] == labels[known]).astype(float)
-    resampling = Resampling(len(right))
+    resampling = Resampling(len(right), study.draws, study.seed)  # images without a label are not drawn
     percent = resampling.estimate(100 * resampling.mean(right))
     yield (
         f"{profile.name} classifies {percent.value:.1f} % [{percent.low:.1f} %, {percent.high:.1f} %] of {len(right):,} "
@@ -334,12 +334,11 @@ def _cell_titles(maps: xr.Dataset) -> list[str] | None:
 def _best_matches(maps: xr.Dataset, rows: Profile, columns: Profile) -> dict[str, Any]:
     """For every place of `columns` the place of `rows` most like it."""
     body = []
-    for j, name in enumerate(maps["column"].values):
-        cells = maps["cka"].values[:, j]
-        if np.isnan(cells).all():
+    for j, i in enumerate(best_matches(maps["cka"].values)):
+        name = maps["column"].values[j]
+        if i < 0:
             body.append([str(name), "undefined: the same for every image", "", ""])
             continue
-        i = int(np.nanargmax(cells))
         p = f"{float(maps['p'].values[i, j]):.3f}" if "p" in maps else ""
         body.append([str(name), str(maps["row"].values[i]), _cell(maps, i, j), p])
     head = [f"place of {columns.name}", f"most similar of {rows.name}", "CKA [95 %]", "p (permutation)"]
@@ -349,11 +348,12 @@ def _best_matches(maps: xr.Dataset, rows: Profile, columns: Profile) -> dict[str
 def _depth_chart(
     svg: Drawer, title: str, which: str, profiles: Sequence[Profile], comparisons: Sequence[Comparison]
 ) -> Chart:
-    panels = []
+    panels, resampling = [], comparisons[0].resampling
     for panel in figures.DEPTH_PANELS:
         if not panel.name.endswith(which):
             continue
-        panels.append(_panel(svg, lambda ax, panel=panel: panel.draw(ax, profiles), f"{panel.label} along depth"))
+        about = f"{panel.label} along depth"
+        panels.append(_panel(svg, lambda ax, p=panel: p.draw(ax, profiles, resampling), about))
         for comparison in comparisons:
             both = all(panel.name in profile.data for profile in (comparison.a, comparison.b))
             if both and comparison.a is not comparison.b and not panel.log:
@@ -365,7 +365,7 @@ def _depth_chart(
             for profile in profiles
             if "fourier" in profile.data
         ]
-    return Chart(title, _CAPTIONS[which], panels, _depth_table(which, profiles))
+    return Chart(title, _CAPTIONS[which], panels, _depth_table(which, profiles, resampling))
 
 
 def _panel(svg: Drawer, draw: Callable, about: str) -> str:
@@ -374,16 +374,14 @@ def _panel(svg: Drawer, draw: Callable, about: str) -> str:
     return svg.inline(figure, about)
 
 
-def _depth_table(which: str, profiles: Sequence[Profile]) -> dict[str, Any]:
+def _depth_table(which: str, profiles: Sequence[Profile], resampling: Resampling) -> dict[str, Any]:
     """Mean and interval at every place of every checkpoint."""
     panel = next(panel for panel in figures.DEPTH_PANELS if panel.name == which)
     body = []
     for profile in profiles:
         if panel.name not in profile.data:
             continue
-        values = profile[panel.name].isel(panel.select or {}).transpose("image", "block").values
-        resampling = Resampling(len(values))
-        rows = resampling.mean(values)
+        rows = figures.depth_rows(profile, panel.name, resampling, panel.select)
         for place, name in enumerate(profile.data["block"].values):
             depth = float(profile.data["depth"].values[place])
             body.append([profile.name, str(name), f"{depth:.2f}", str(resampling.estimate(rows[:, place]))])

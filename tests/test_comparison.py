@@ -7,7 +7,7 @@ from oracles import minibatch_cka, minibatch_cka_without
 from scipy.stats import ortho_group
 from synthetic import gram_variables, synthetic_profile
 
-from hf_vitstudy.comparison import Comparison, Kernels, compare
+from hf_vitstudy.comparison import Comparison, Kernels, best_matches, compare
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.profile import Profile
 
@@ -453,3 +453,8 @@ def test_only_measurements_of_images_along_blocks_have_a_difference(name):
 def test_a_missing_measurement_has_no_difference(measured):
     with pytest.raises(StudyError, match="x has no measurement 'beauty'"):
         compare(*measured).difference("beauty")
+
+
+def test_best_matches_leave_undefined_columns_out():
+    cells = np.array([[0.2, np.nan, -0.3, np.nan], [0.1, np.nan, -0.1, 0.4], [np.nan, np.nan, -0.2, 0.3]])
+    assert best_matches(cells).tolist() == [0, -1, 1, 1]

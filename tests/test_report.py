@@ -237,3 +237,11 @@ def test_a_notebook_shows_the_report_itself(report):
     selectors = re.findall(r"(?:^|\})\s*([^{}@]+?)\s*\{", rules)
     assert len(selectors) > 20
     assert all(selector.startswith(".vitstudy") for selector in selectors), "a style must not leak into the notebook"
+
+
+def test_intervals_of_a_report_use_its_draws():
+    """What the methods section says of draws and seed holds for every interval on the page."""
+    profile = synthetic_profile("resnet", n=32)
+    pages = [make_report(profile, draws=100, seed=seed) for seed in (0, 0, 1)]
+    tables = [page.fragment[page.fragment.index("Variance of feature maps") :].split("<h2>")[0] for page in pages]
+    assert tables[0] == tables[1] != tables[2]
