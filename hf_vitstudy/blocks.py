@@ -49,10 +49,16 @@ class Block:
 
 @dataclass(frozen=True)
 class AttentionLayer:
-    """A module that returns attention weights (batch, head, query, key) as its second output."""
+    """A module that returns attention weights (batch, head, query, key) as its second output.
+
+    Attributes:
+        window: (height, width) in cells where attention stays within windows and the module says so by its
+            ``attention_window``. Weights are then (batch·windows, head, query, key), windows and cells row by row.
+    """
 
     name: str
     path: str
+    window: tuple[int, int] | None = None
 
 
 def find_blocks(
@@ -200,12 +206,12 @@ def _zeroed(module: nn.Module) -> Iterator[None]:
                 parameter.copy_(value)
 
 
-def _is_residual(call: Call) -> bool:
-    """Whether the module is the identity once its parameters are zero: the mark of a skip connection."""
+def _is_residual(call: Call, part: nn.Module | None = None) -> bool:
+    """Whether the module is the identity once its parameters, or those of a part, are zero: the mark of a skip connection."""
     entered = first_tensor((*call.args, *call.kwargs.values()))
     if entered is None or entered.ndim not in (3, 4) or not any(True for _ in call.module.parameters()):
         return False
-    with _zeroed(call.module), torch.no_grad():
+    with _zeroed(part or call.module), torch.no_grad():
         left = first_tensor(call.module(*_copied(call.args), **_copied(call.kwargs)))
     return left is not None and _same(left, entered)
 
@@ -252,6 +258,8 @@ def _places(network: nn.Module, call: Call, name: str, calls: list[Call]) -> lis
         if between is not None:
             middle = Block(f"{name}.attention", "attention", between, "input")
             return [middle, Block(f"{name}.mlp", "mlp", call.path, "output")]
+        if _is_residual(call, attention):
+            return [Block(f"{name}.attention", "attention", call.path, "output")]  # the block is attention alone
         return [Block(name, "block", call.path, "output")]
     has_convolution = any(isinstance(child, nn.Conv2d) for child in call.module.modules())
     return [Block(name, "conv" if has_convolution else "block", call.path, "output")]
@@ -320,7 +328,7 @@ def _attention_layers(network: nn.Module, calls: list[Call], blocks: list[Block]
     for index, call in enumerate(innermost):
         owner = [b for b in blocks if b.side == "output" and call.path.startswith(b.path + ".")]
         name = owner[0].name.split(".")[0] if owner and owner[0].name != owner[0].path else f"layer{index:02d}"
-        layers.append(AttentionLayer(name, call.path))
+        layers.append(AttentionLayer(name, call.path, getattr(call.module, "attention_window", None)))
     return layers
 
 

@@ -276,6 +276,9 @@ def _load_network(name: str, revision: str | None, attn: str, need_attention: bo
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
+    from .models import register
+
+    register()
     with _friendly(name), _quiet():
         config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
         classifier = type(config) in MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING

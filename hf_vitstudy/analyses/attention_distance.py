@@ -7,9 +7,14 @@ Where we differ: published snippets weight by attention to patches only, which d
 cut off, so their distance is scaled by one minus the attention to the class token. Here weights are renormalised over
 patches, and the share of attention that went to class and register tokens is a measurement of its own. ``paper_mode`` adds
 the distance without renormalisation.
+
+A head that is confined to windows can look no further than its window. Where any layer is, distances are named
+``window_attention_distance``, so that nothing compares them with those of heads that are free to look everywhere.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,8 +30,13 @@ from .contract import NotApplicableError
 SOURCE = "Dosovitskiy et al. 2020, Fig 7; Raghu et al. 2021, Fig 3"
 
 
-def patch_distances(grid: tuple[int, int], image_size: tuple[int, int]) -> Tensor:
-    """Euclidean distances between patch centres in pixels of the network's input, (patch, patch) float32."""
+def patch_distances(grid: tuple[int, int], image_size: tuple[float, float]) -> Tensor:
+    """Euclidean distances between patch centres in pixels of the network's input, (patch, patch) float32.
+
+    Args:
+        grid: (rows, columns) of patches in a map or a window.
+        image_size: (height, width) in pixels that they cover.
+    """
     rows, columns = torch.meshgrid(torch.arange(grid[0]), torch.arange(grid[1]), indexing="ij")
     places = torch.stack(
         [rows.flatten() * image_size[0] / grid[0], columns.flatten() * image_size[1] / grid[1]], dim=1
@@ -74,7 +84,8 @@ class AttentionDistance:
         self.layers = checkpoint.layers
         self.image_size = checkpoint.image_size
         self.grids = {layer.name: _grid_of(layer, checkpoint.blocks) for layer in self.layers}
-        self._distances: dict[tuple[int, int], Tensor] = {}
+        self.windowed = any(self._span(layer)[0] != self.grids[layer.name][0] for layer in self.layers)
+        self._distances: dict[str, Tensor] = {}
         self._batch: list[dict[str, Tensor]] = []
         self._batches: dict[str, list[np.ndarray]] = {}
 
@@ -83,15 +94,24 @@ class AttentionDistance:
 
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
         grid, prefix_count = self.grids[layer.name]
-        tokens = grid[0] * grid[1] + prefix_count
+        span, pixels = self._span(layer)
+        tokens = span[0] * span[1] + prefix_count
         if tuple(weights.shape[2:]) != (tokens, tokens):
             raise NotApplicableError(
                 f"{layer.name} attends {weights.shape[2]} queries to {weights.shape[3]} keys, not the {tokens} tokens of its "
                 "grid to each other; distances of windowed or reduced attention are not defined here"
             )
-        if grid not in self._distances:
-            self._distances[grid] = patch_distances(grid, self.image_size).to(weights.device)
-        self._batch.append(head_distances(weights, self._distances[grid], prefix_count))
+        if layer.name not in self._distances:
+            self._distances[layer.name] = patch_distances(span, pixels).to(weights.device)
+        found = head_distances(weights, self._distances[layer.name], prefix_count)
+        windows = grid[0] * grid[1] // (span[0] * span[1])
+        self._batch.append({name: rows.unflatten(0, (-1, windows)).mean(1) for name, rows in found.items()})
+
+    def _span(self, layer: AttentionLayer) -> tuple[tuple[int, int], tuple[float, float]]:
+        """(rows, columns) of the map or window that a layer's attention covers, and its (height, width) in pixels."""
+        grid, _ = self.grids[layer.name]
+        span = layer.window or grid
+        return span, (self.image_size[0] * span[0] / grid[0], self.image_size[1] * span[1] / grid[1])
 
     def update(self, logits: Tensor | None, labels: Tensor) -> None:
         heads = max(next(iter(found.values())).shape[1] for found in self._batch)
@@ -104,23 +124,17 @@ class AttentionDistance:
         self._batch = []
 
     def result(self) -> dict[str, xr.Variable]:
-        uniform = {
-            name: float(patch_distances(grid, self.image_size).mean()) for name, (grid, _) in self.grids.items()
-        }
-        units = {"attention_distance": "px", "attention_distance_paper": "px", "prefix_attention": "1"}
+        """By layer and head. ``uniform`` is the distance of attention that is the same everywhere, per layer in windows."""
+        uniform = [float(patch_distances(*self._span(layer)).mean()) for layer in self.layers]
         found = {}
         for name, batches in self._batches.items():
             if name == "attention_distance_paper" and not self.paper_mode:
                 continue
-            about: dict[str, str | float] = {
-                "unit": units[name],
-                "source": SOURCE,
-                "long_name": name.replace("_", " "),
-            }
-            if units[name] == "px":
-                about["uniform"] = uniform[
-                    self.layers[0].name
-                ]  # mean distance of attention that is the same everywhere
+            about: dict[str, Any] = {"unit": "1", "source": SOURCE}
+            if name != "prefix_attention":
+                about |= {"unit": "px", "uniform": uniform if self.windowed else uniform[0]}
+                name = f"window_{name}" if self.windowed else name
+            about["long_name"] = name.replace("_", " ")
             found[name] = xr.Variable(("image", "layer", "head"), np.concatenate(batches), about)
         found["layer"] = xr.Variable(("layer",), [layer.name for layer in self.layers])
         found["head"] = xr.Variable(("head",), np.arange(found["prefix_attention"].shape[2]))
