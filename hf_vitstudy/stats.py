@@ -105,6 +105,25 @@ def jackknife(estimate: np.ndarray, without: np.ndarray, level: float = 0.95) ->
     return estimate - half, estimate + half
 
 
+def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:
+    """A share of images, such as an accuracy, with the score interval of Wilson (JASA 1927).
+
+    It needs only the count, and holds its level near 0 and 1, where bootstrap draws are all alike.
+    """
+    from scipy.special import ndtri
+
+    if not 0 <= successes <= n or n < 1:
+        raise StudyError(f"expected 0 to n successes of at least one image, got {successes} of {n}")
+    share, spread = successes / n, float(ndtri((1 + level) / 2)) ** 2 / n
+    middle = (share + spread / 2) / (1 + spread)
+    half = np.sqrt(spread * (share * (1 - share) + spread / 4)) / (1 + spread)
+    low, high = (
+        min(share, float(middle - half)),
+        max(share, float(middle + half)),
+    )  # at 0 and 1 they meet, up to rounding
+    return Estimate(share, max(0.0, low), min(1.0, high), n, level)
+
+
 def coverage(
     sample: Callable[[np.random.Generator], tuple[float, float]], truth: float, repeats: int, seed: int = 0
 ) -> float:

@@ -7,7 +7,7 @@ from oracles import minibatch_cka, minibatch_cka_without, u_centre
 
 from hf_vitstudy.comparison import CrossKernels
 from hf_vitstudy.errors import StudyError
-from hf_vitstudy.stats import Estimate, Resampling, coverage, jackknife, percentile
+from hf_vitstudy.stats import Estimate, Resampling, coverage, jackknife, percentile, wilson
 
 
 # --------------------------------------------------------------------------------------------------------- bootstrap
@@ -287,3 +287,35 @@ def test_influence_draws_are_the_linear_rule():
         for i, j in np.ndindex(2, 2):
             own = drawn(A[i], A[i], weights) * drawn(B[j], B[j], weights)
             assert row[i, j] == pytest.approx(drawn(A[i], B[j], weights) / np.sqrt(own), abs=1e-5)
+
+
+# ------------------------------------------------------------------------------------------------------------ shares
+
+
+@pytest.mark.parametrize("n", [1, 7, 360, 50_000])
+@pytest.mark.parametrize("share", [0, 0.1, 0.5, 0.99, 1])
+@pytest.mark.parametrize("level", [0.5, 0.95])
+def test_the_interval_of_a_share_is_scipy_s(n, share, level):
+    successes = round(share * n)
+    expected = scipy.stats.binomtest(successes, n).proportion_ci(level, method="wilson")
+    found = wilson(successes, n, level)
+    assert (found.low, found.high) == pytest.approx((expected.low, expected.high), abs=1e-14)
+    assert (found.value, found.n, found.level) == (successes / n, n, level)
+    assert 0 <= found.low <= found.value <= found.high <= 1
+
+
+def test_the_interval_of_a_share_holds_the_truth_as_often_as_it_says():
+    """Also near one, where bootstrap draws of a perfect sample are all perfect."""
+    for truth in (0.5, 0.9, 0.99):
+
+        def study(rng, truth=truth):
+            found = wilson(int(rng.binomial(100, truth)), 100)
+            return found.low, found.high
+
+        assert 0.9 < coverage(study, truth, 2000) < 0.99
+
+
+@pytest.mark.parametrize(("successes", "n"), [(3, 2), (-1, 5), (0, 0)])
+def test_a_share_of_nothing_or_more_than_all_is_refused(successes, n):
+    with pytest.raises(StudyError, match=f"0 to n successes of at least one image, got {successes} of {n}"):
+        wilson(successes, n)

@@ -1,0 +1,374 @@
+"""Model cards: what a reader on the Hub must know of a network, from the record of its training.
+
+A card shows numbers as they were recorded and nothing else. Names of classes, data sets and models come from strangers: every
+expression in the template is escaped unless it was made here, metadata is written by a YAML dumper, and what looks like an
+absolute path or a token is not repeated.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from .errors import StudyError
+from .metrics import BINS
+from .stats import wilson
+
+
+LISTED_CLASSES = 20
+LONGEST_NAME = 200  # characters shown
+LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
+FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
+OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
+METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
+    "accuracy": ("accuracy", True, "accuracy"),
+    "top5_accuracy": ("top-5 accuracy", True, "top_5_accuracy"),
+    "nll": ("negative log likelihood, nat", False, "nll"),
+    "loss": ("cross-entropy, nat", False, "loss"),
+    "ece": (f"expected calibration error, {BINS} bins", False, "ece"),
+}
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
+ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+MARKUP = re.compile(r"[&<>\"`*\[\]{}\\|~#$^]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # inside a word _ means nothing
+
+
+def model_card(
+    record: Mapping[str, Any],
+    *,
+    name: str | None = None,
+    classes: Sequence[str] | None = None,
+    license: str | None = None,
+) -> str:
+    """The card (README.md) of a trained network: metadata and text.
+
+    Args:
+        record: ``training.json`` as ``recipes/finetune.py`` writes it; what it lacks, the card leaves out.
+        name: id on the Hub, by which the network is then loaded; by default the network is in the card's own folder.
+        classes: names in the order of the logits; by default ``classes`` of the record.
+        license: identifier as the Hub has them, such as ``apache-2.0``.
+
+    Raises:
+        StudyError: a recorded metric is no finite number, or has no number of images beside it.
+    """
+    known: dict[str, Any] = _clean({**record, "classes": list(classes or record.get("classes") or ())})
+    name, license = _clean(name), _clean(license)
+    title = _plain((name or "").split("/")[-1]) or _title(known)
+    context = _context(known, name, license) | {"title": title}
+    text = _environment().get_template("model_card.md").render(context)
+    return f"---\n{_metadata(known, title, license)}\n---\n\n{_tidy(text)}"
+
+
+# --------------------------------------------------------------------------------------------------------- metadata
+
+
+def _metadata(record: dict[str, Any], title: str, license: str | None) -> str:
+    from huggingface_hub import ModelCardData
+
+    base, results = _base(record), list(_eval_results(record))
+    datasets = [part["name"] for part in _parts(record).values() if _on_the_hub(part)]
+    kind = _model_type(record)
+    data = ModelCardData(
+        license=_plain(license) if license else None,
+        library_name="transformers",
+        pipeline_tag="image-classification",
+        base_model=base[0] if base else None,
+        datasets=sorted({_plain(dataset) for dataset in datasets}) or None,
+        tags=["image-classification", "hf_vitstudy", *([FAMILIES.get(kind, _plain(kind))] if kind else [])],
+        model_name=title,
+        eval_results=results or None,
+    )
+    if not results:
+        data.pop("model_name")  # goes into the results, and is no field of its own
+    return data.to_yaml()
+
+
+def _eval_results(record: dict[str, Any]) -> Iterator[Any]:
+    """Results on the test images alone: weights may have been chosen by held out ones, which do not go on a leaderboard."""
+    from huggingface_hub import EvalResult
+
+    part = _parts(record).get("test", {})
+    for key, value in _metrics(record).get("test", {}).items():
+        if key in METRICS:
+            yield EvalResult(
+                task_type="image-classification",
+                dataset_type=_plain(part.get("name") or "unknown"),
+                dataset_name=_plain(part.get("name") or "unknown"),
+                dataset_split=_plain(part["split"]) if part.get("split") else None,
+                dataset_revision=_plain(part["revision"]) if part.get("revision") else None,
+                metric_type=METRICS[key][2],
+                metric_name=METRICS[key][0],
+                metric_value=value,
+            )
+
+
+# ------------------------------------------------------------------------------------------------------------- text
+
+
+def _context(record: dict[str, Any], name: str | None, license: str | None) -> dict[str, Any]:
+    """What the template shows."""
+    config, parts, results, classes = record.get("config"), _parts(record), list(_results(record)), record["classes"]
+    train, test = parts.get("train"), parts.get("test") or parts.get("train") or {}
+    accuracy = [row for row in results if row["part"] == "test" and row["metric"] == METRICS["accuracy"][0]]
+    return {
+        "kind": _model_type(record),
+        "parameters": _count(record.get("parameters")),
+        "number_of_classes": _count(len(classes) or None),
+        "base": _base_link(record),
+        "train": {"name": _link(train), "n": _count(train.get("n"))} if train else None,
+        "headline": accuracy[0] if accuracy else None,
+        "results": results,
+        "seed": (config or {}).get("seed"),
+        "held_out": _held_out(record),
+        "load": _loading(name, _model_type(record)),
+        "measure": _measuring(name, test),
+        "classes": _Markdown(" · ".join(_escape(label) for label in classes[:LISTED_CLASSES])),
+        "more_classes": _count(len(classes) - LISTED_CLASSES) if len(classes) > LISTED_CLASSES else None,
+        "data": [
+            about | {"part": part, "link": _link(about), "n": _count(about.get("n"))} for part, about in parts.items()
+        ],
+        "local_data": any(not _on_the_hub(about) for about in parts.values()),
+        "facts": list(_facts(record)),
+        "recipe": _yaml(config) if config else None,
+        "command": _command(record),
+        "limits": list(_limits(record, license)),
+    }
+
+
+def _results(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for part, values in _metrics(record).items():
+        for key in (key for key in METRICS if key in values):
+            name, is_share, _ = METRICS[key]
+            value, n = values[key], int(values["n"])
+            interval = "–"
+            if is_share:
+                share = wilson(round(value * n), n)
+                interval = f"{100 * share.low:.2f} to {100 * share.high:.2f} %"
+            shown = f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
+            yield {"part": part, "metric": name, "value": shown, "interval": interval, "n": _count(n)}
+
+
+def _metrics(record: dict[str, Any]) -> dict[str, dict[str, float]]:
+    """Numbers by part, ``test`` first; records of old hold those of the test images only."""
+    metrics = record.get("metrics") or {}
+    metrics = {"test": metrics} if "n" in metrics else metrics
+    parts = sorted(metrics, key=lambda part: part != "test")
+    return {part: _numbers(metrics[part], part, len(record["classes"])) for part in parts}
+
+
+def _numbers(values: dict[str, Any], part: str, classes: int) -> dict[str, float]:
+    if not values.get("n"):
+        raise StudyError(f"metrics of the {part} images lack n; a number without its n is not published")
+    found: dict[str, float] = {"n": int(values["n"])}
+    for key in (key for key in METRICS if key in values):
+        value = values[key]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            raise StudyError(f"metric {key} of the {part} images must be a finite number, got {value!r}")
+        if key != "top5_accuracy" or not 0 < classes <= 5:  # where it cannot be less than 100 %
+            found[key] = float(value)  # numpy's numbers become Python objects in YAML
+    return found
+
+
+def _held_out(record: dict[str, Any]) -> str | None:
+    if "holdout" not in _metrics(record):
+        return None
+    if (record.get("config") or {}).get("select") == "best":
+        return (
+            "The holdout images are training images set aside. The weights were chosen by them, so the accuracy there is "
+            "too high; the test images had no part in it."
+        )
+    return "The holdout images are training images set aside; the network was not trained on them."
+
+
+def _facts(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    config, steps, chosen = record.get("config") or {}, record.get("steps"), record.get("selected_step")
+    processes, versions = record.get("processes"), record.get("versions") or {}
+    if steps is not None:
+        batch = config.get("batch_size")
+        yield "steps", f"{steps:,}" + (f", of {batch:,} images each" if batch else "")
+    if chosen is not None:
+        yield "weights", f"of step {chosen:,}" + (", the last" if chosen == steps else "")
+    if "device" in record:
+        yield "hardware", record["device"] + (f", {processes:,} processes" if (processes or 1) > 1 else "")
+    if versions:
+        yield "software", ", ".join(f"{library} {versions[library]}" for library in LIBRARIES if library in versions)
+    if "config_sha256" in record:
+        yield "sha256 of the settings", _Markdown(f"`{_escape(record['config_sha256'])}`")
+
+
+def _limits(record: dict[str, Any], license: str | None) -> Iterator[str]:
+    metrics = _metrics(record).get("test", {})
+    if "n" in metrics:
+        yield (
+            "Tested on the test images above only: not on those of other sources, on corrupted or adversarial images or in "
+            "other sizes, and not for groups of people or things within a class."
+        )
+        yield f"One test image is {100 / metrics['n']:.2g} percentage points; smaller differences of accuracy mean nothing."
+    else:
+        yield "Not tested."
+    if "ece" not in metrics:
+        yield "Whether its probabilities can be trusted (calibration) was not measured."
+    yield "An image of none of the classes is sorted into one of them all the same."
+    yield "One training run; another seed gives other weights and other numbers."
+    if not license:
+        yield "No licence is given. Those of the training data and of a base model hold in any case."
+
+
+def _loading(name: str | None, kind: str | None) -> str:
+    where = json.dumps(_plain(name) if name else ".", ensure_ascii=False)
+    remark = "" if name else "  # the folder of this card"
+    lines = [
+        "from PIL import Image",
+        "from transformers import AutoImageProcessor, AutoModelForImageClassification",
+        "",
+        f"processor = AutoImageProcessor.from_pretrained({where}){remark}",
+        f"model = AutoModelForImageClassification.from_pretrained({where})",
+        'image = Image.open("image.png").convert("RGB")',
+        'logits = model(**processor(image, return_tensors="pt")).logits',
+        "print(model.config.id2label[logits.argmax().item()])",
+    ]
+    if kind in OWN:
+        lines[2:3] = [
+            "from hf_vitstudy.models import register",
+            "",
+            f"register()  # transformers does not have {kind}",
+        ]
+    return "\n".join(lines)
+
+
+def _measuring(name: str | None, test: dict[str, Any]) -> str:
+    words = ["vitstudy", "measure", _plain(name) if name else ".", "--images", _plain(test.get("name") or "IMAGES")]
+    for option in ("split", "revision"):
+        words += [f"--{option}", _plain(test[option])] if test.get(option) else []
+    return shlex.join(words)
+
+
+def _command(record: dict[str, Any]) -> str:
+    processes, on_cpu = record.get("processes") or 1, record.get("device") == "cpu"
+    if on_cpu and processes > 1:  # with --cpu accelerate starts one process, whatever is asked for
+        launch = f"ACCELERATE_USE_CPU=true accelerate launch --multi_gpu --num_processes {processes:d}"
+    else:
+        launch = "accelerate launch --cpu" if on_cpu else f"accelerate launch --num_processes {processes:d}"
+    return f"{launch} recipes/finetune.py recipe.yaml output=runs/again"
+
+
+# -------------------------------------------------------------------------------------------- reading the record
+
+
+def _parts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    data = record.get("data") or {}
+    return {part: data[part] for part in ("train", "holdout", "test") if data.get(part)}
+
+
+def _on_the_hub(part: dict[str, Any]) -> bool:
+    """Only data sets from the Hub have a commit."""
+    return bool(part.get("revision")) and bool(part.get("name"))
+
+
+def _base(record: dict[str, Any]) -> tuple[str, str] | None:
+    """(id on the Hub, revision or "") of the checkpoint that training started from; None from scratch or a local one."""
+    checkpoint, _, revision = str(((record.get("config") or {}).get("model") or {}).get("checkpoint") or "").partition(
+        "@"
+    )
+    return (checkpoint, revision) if HUB_ID.fullmatch(checkpoint) else None
+
+
+def _model_type(record: dict[str, Any]) -> str | None:
+    return record.get("model_type") or ((record.get("config") or {}).get("model") or {}).get("type")
+
+
+def _title(record: dict[str, Any]) -> str:
+    checkpoint = ((record.get("config") or {}).get("model") or {}).get("checkpoint") or ""
+    network = _model_type(record) or checkpoint.partition("@")[0].split("/")[-1] or "image classifier"
+    train = _parts(record).get("train", {}).get("name")
+    return _plain(f"{network}-{train.split('/')[-1]}" if train else network)
+
+
+def _base_link(record: dict[str, Any]) -> _Markdown | str | None:
+    base = _base(record)
+    if base is None:
+        checkpoint = ((record.get("config") or {}).get("model") or {}).get("checkpoint")
+        return f"the local checkpoint {checkpoint}" if checkpoint else None
+    repository, revision = base
+    at = f" at `{_escape(revision)}`" if revision else ""
+    return _Markdown(f"[{_escape(repository)}](https://huggingface.co/{repository}){at}")
+
+
+def _link(part: dict[str, Any]) -> _Markdown | str:
+    name = part.get("name") or "unnamed images"
+    if _on_the_hub(part) and HUB_ID.fullmatch(name):
+        return _Markdown(f"[{_escape(name)}](https://huggingface.co/datasets/{name})")
+    return name
+
+
+def _count(number: Any) -> str | None:
+    return None if number is None else f"{number:,}"
+
+
+# --------------------------------------------------------------------------------------------------------- escaping
+
+
+class _Markdown(str):
+    """Text that is Markdown already and goes into the card as it is."""
+
+
+def _environment() -> Any:
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hf_vitstudy", "templates"),
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # escapes HTML only; this escapes Markdown too
+        finalize=lambda value: value if isinstance(value, _Markdown) else _escape(str(value)),
+    )
+    environment.filters["code"] = _code
+    return environment
+
+
+def _clean(value: Any) -> Any:
+    """The same, but of an absolute path only its last part, and no token."""
+    if isinstance(value, Mapping):
+        return {key: _clean(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    if not isinstance(value, str):
+        return value
+    if ABSOLUTE_PATH.match(value):
+        value = re.split(r"[\\/]", value.strip().rstrip("\\/"))[-1] or value
+    return TOKEN.sub("hf_…", value)
+
+
+def _plain(text: Any) -> str:
+    """One line of bounded length; what cannot be printed, such as a reversal of the direction of writing, becomes �."""
+    words = "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in str(text)).split()
+    line = " ".join(words)
+    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
+
+
+def _escape(text: str) -> str:
+    """Text that Markdown and HTML show as it is. Character references, unlike backslashes, hold in tables too."""
+    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", _plain(text))
+
+
+def _code(text: str, language: str) -> _Markdown:
+    """A block of code; its fence is longer than any row of backticks inside."""
+    longest = max((len(row) for row in re.findall("`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return _Markdown(f"{fence}{language}\n{text.rstrip()}\n{fence}")
+
+
+def _yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
+
+
+def _tidy(text: str) -> str:
+    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
