@@ -144,7 +144,7 @@ def run_visibly(command: list[str]) -> tuple[int, list[str]]:
 
 def accuracy_line(checkpoint: Path) -> str:
     """Such as ``vit-digits: 98.6 % of 360 test images right.``"""
-    metrics = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))["metrics"]
+    metrics = json.loads((checkpoint / "training.json").read_text(encoding="utf-8"))["metrics"]["test"]
     return f"{checkpoint.name}: {100 * metrics['accuracy']:.1f} % of {metrics['n']} test images right."
 
 

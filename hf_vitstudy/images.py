@@ -190,10 +190,10 @@ def load_images(
     Raises:
         StudyError: no such data set, split or image column.
     """
-    dataset, name, commit = _open_dataset(source, split, revision)
-    dataset, split_name = _choose_split(dataset, split, name)
-    image_column, label_column, classes = _columns(dataset, name)
-    dataset = dataset.cast_column(image_column, _encoded())
+    dataset, name, commit = open_dataset(source, revision)
+    dataset, split_name = choose_split(dataset, split, name)
+    image_column, label_column, classes = find_columns(dataset, name)
+    dataset = dataset.cast_column(image_column, encoded())
     if len(dataset) < 4:
         raise StudyError(f"{name} has {len(dataset)} images, at least 4 are needed to compare representations")
     order = np.random.default_rng(seed).permutation(len(dataset))[:n]
@@ -204,20 +204,31 @@ def load_images(
     return ImageSet(chosen, image_column, label_column, classes, provenance)
 
 
-def _open_dataset(source: str | os.PathLike, split: str | None, revision: str | None) -> tuple[Any, str, str | None]:
-    """(dataset or dict of splits, name without a machine's path, commit)."""
+def open_dataset(
+    source: str | os.PathLike, revision: str | None = None, *, streaming: bool = False
+) -> tuple[Any, str, str | None]:
+    """(data set or dict of splits, name without a machine's path, commit); with `streaming` as `IterableDataset`.
+
+    Raises:
+        StudyError: no such file, folder or data set.
+    """
     import datasets
 
     path = Path(source)
     try:
         if path.suffix == PARQUET and path.is_file():
-            return datasets.load_dataset("parquet", data_files=str(path), split="train"), path.stem, None
+            files = str(path)
+            return (
+                datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming),
+                path.stem,
+                None,
+            )
         if path.is_dir():
-            return _open_folder(path), path.resolve().name, None
+            return _open_folder(path, streaming), path.resolve().name, None
         if path.suffix == PARQUET or str(source).startswith((".", "/", "~")):
             raise StudyError(f"no images at {source}: no such file or folder; expected {FOLDER_HINT}")
         commit = _commit(str(source), revision)
-        return datasets.load_dataset(str(source), revision=commit), str(source), commit
+        return datasets.load_dataset(str(source), revision=commit, streaming=streaming), str(source), commit
     except StudyError:
         raise
     except Exception as error:
@@ -226,12 +237,16 @@ def _open_dataset(source: str | os.PathLike, split: str | None, revision: str | 
         ) from error
 
 
-def _open_folder(folder: Path) -> Any:
+def _open_folder(folder: Path, streaming: bool) -> Any:
     import datasets
 
-    if (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file():
-        return datasets.load_from_disk(str(folder))
-    return datasets.load_dataset(str(folder))
+    if (folder / "dataset_info.json").is_file():
+        found = datasets.load_from_disk(str(folder))
+        return found.to_iterable_dataset() if streaming else found
+    if (folder / "dataset_dict.json").is_file():
+        splits = datasets.load_from_disk(str(folder))
+        return {name: split.to_iterable_dataset() for name, split in splits.items()} if streaming else splits
+    return datasets.load_dataset(str(folder), streaming=streaming)
 
 
 def _commit(name: str, revision: str | None) -> str | None:
@@ -243,7 +258,12 @@ def _commit(name: str, revision: str | None) -> str | None:
     return HfApi().dataset_info(name, revision=revision).sha
 
 
-def _choose_split(dataset: Any, split: str | None, name: str) -> tuple[Any, str | None]:
+def choose_split(dataset: Any, split: str | None, name: str) -> tuple[Any, str | None]:
+    """(the split, its name); by default validation or test, else the only one.
+
+    Raises:
+        StudyError: no such split, or none to choose by default.
+    """
     if not isinstance(dataset, dict):
         return dataset, split
     names = list(dataset)
@@ -255,7 +275,7 @@ def _choose_split(dataset: Any, split: str | None, name: str) -> tuple[Any, str 
     return dataset[split], split
 
 
-def _columns(dataset: Any, name: str) -> tuple[str, str | None, list[str] | None]:
+def find_columns(dataset: Any, name: str) -> tuple[str, str | None, list[str] | None]:
     """Image and label column by feature type, by name where several fit, and the class names."""
     import datasets
 
@@ -269,7 +289,7 @@ def _columns(dataset: Any, name: str) -> tuple[str, str | None, list[str] | None
     return image, label, list(dataset.features[label].names) if label else None
 
 
-def _encoded() -> Any:
+def encoded() -> Any:
     """The image feature that leaves files as they are, for our own decoder."""
     import datasets
 

@@ -89,3 +89,11 @@ def image_folder(tmp_path_factory) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pixels).save(path)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory) -> Path:
+    """43 training and 17 test images of 3 classes, as parquet files."""
+    from toy_recipes import write_shapes
+
+    return write_shapes(tmp_path_factory.mktemp("data") / "shapes")

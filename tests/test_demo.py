@@ -128,9 +128,9 @@ def test_demo_end_to_end(tmp_path, train_here):
     for name in ("vit-digits", "resnet-digits"):
         profile = load_profile(tmp_path / "profiles" / name)
         record = json.loads((tmp_path / "checkpoints" / name / "training.json").read_text())
-        assert profile.n_images == record["metrics"]["n"] == 360
+        assert profile.n_images == record["metrics"]["test"]["n"] == 360
         right = (profile["top5"].values[:, 0] == profile["label"].values).mean()
-        assert right == pytest.approx(record["metrics"]["accuracy"])
+        assert right == pytest.approx(record["metrics"]["test"]["accuracy"])
     weights = tmp_path / "checkpoints" / "vit-digits" / "model.safetensors"
     before = weights.stat().st_mtime_ns
     demo.train("vit_digits", tmp_path / "digits", tmp_path / "checkpoints", 0, narrow)

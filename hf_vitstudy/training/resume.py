@@ -1,0 +1,113 @@
+"""What a killed run leaves, and how it goes on: checkpoints that are whole or not there, and the record of a finished run."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..profile import fsync_folder
+
+
+STATE, MANIFEST = "state.pt", "manifest.json"  # of a checkpoint
+RECORD, LOG, RESUME, PROFILES = "training.json", "log.jsonl", "resume", "profiles"  # of a run
+
+
+def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
+    """Write ``folder/step_N``, so that a kill at any instant leaves a complete one: beside, fsync, rename, then rotate."""
+    target = folder / f"step_{state['step']:09d}"
+    fresh = folder / f".{target.name}.new"
+    for leftover in folder.glob(".step_*.new"):
+        shutil.rmtree(leftover)
+    fresh.mkdir(parents=True)
+    with open(fresh / STATE, "wb") as file:
+        torch.save(state, file)
+        _to_disk(file)
+    with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump({"file": STATE, "size": (fresh / STATE).stat().st_size, "sha256": sha256(fresh / STATE)}, file)
+        _to_disk(file)
+    fsync_folder(fresh)
+    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    os.replace(fresh, target)
+    fsync_folder(folder)
+    for old in sorted(folder.glob("step_*"))[:-keep]:
+        shutil.rmtree(old)
+
+
+def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
+    """State of the newest complete checkpoint, None where there is none; damaged ones are skipped with a warning."""
+    for path in sorted(folder.glob("step_*"), reverse=True):
+        damage = _find_damage(path)
+        if damage is None:
+            return torch.load(path / STATE, map_location="cpu", weights_only=True)
+        say(f"warning: {path} {damage}; going back to the checkpoint before it")
+    return None
+
+
+def _find_damage(path: Path) -> str | None:
+    """What is wrong with a checkpoint, None where its files are those that were written."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if sha256(path / STATE) != manifest["sha256"]:
+            return f"is damaged ({STATE} is not the file that was written)"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"is incomplete ({type(error).__name__})"
+    return None
+
+
+def changes(before: dict[str, Any] | None, run: dict[str, Any]) -> list[str]:
+    """How the run that wrote `before` (a checkpoint or a record) differs from this one; a run never goes on with another's."""
+    if before is None:
+        return []
+    found = _differences({key: before.get(key) for key in run}, run)
+    return [f"{key} was {old!r}, is {new!r}" for key, old, new in found]
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in sorted({*before, *now}):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)
+    elif before != now:
+        yield where, before, now
+
+
+def read_record(folder: Path) -> dict[str, Any] | None:
+    """``training.json`` of a finished run; None where there is none, or where its weights are not there as they were saved."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        whole = all(sha256(folder / name) == digest for name, digest in record["files"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return record if whole else None
+
+
+def write_record(folder: Path, record: dict[str, Any]) -> None:
+    """The last file of a run, which so says that it is complete; with the hashes of the weights."""
+    record = record | {"files": {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}}
+    fresh = folder / f".{RECORD}.new"
+    fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(fresh, folder / RECORD)
+
+
+def delete_run(folder: Path) -> None:
+    """Make room for a run with other settings; the network itself is replaced at the end."""
+    for name in (RESUME, PROFILES):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    for name in (RECORD, LOG):
+        (folder / name).unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _to_disk(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
