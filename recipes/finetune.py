@@ -329,6 +329,8 @@ def main(arguments: list[str] | None = None) -> None:
     config = pin(read_config(options.config, options.overrides, recipes_folder() / "configs"))
     folder = Path(config.output)
     check_trackers(config.log_with)
+    if config.precision == "fp16" and not torch.cuda.is_available():
+        raise StudyError("precision: fp16 needs a GPU; use bf16 or no")
     quieten_libraries()
     accelerator = Accelerator(
         mixed_precision=config.precision,

@@ -208,6 +208,13 @@ def test_run_ends_early_where_it_no_longer_improves(recipe):
     assert record["selected_step"] == 4
 
 
+def test_precision_that_the_machine_lacks(recipe):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU has it")
+    with pytest.raises(StudyError, match="precision: fp16 needs a GPU; use bf16 or no"):
+        run(recipe, "precision=fp16")
+
+
 def test_length_in_steps(recipe):
     record = run(recipe, "epochs=null", "steps=7", "optimizer.warmup_epochs=0", "optimizer.warmup_steps=2")
     log = log_lines(recipe.parent / "run")
@@ -295,15 +302,16 @@ KILLS = {  # name: (run, where the process ends, when)
     "alternet": ("alternet", "learning_rate", some_step()),
     "everything": ("everything", "learning_rate", some_step(15)),
     "stream": ("stream", "learning_rate", some_step()),
-    "inside the second write": ("vit", "save", 2),
-    "before the second rename": ("alternet", "replace", 2),
-    "inside a rotation": ("vit", "rmtree", 2),
+    "vit inside the second write": ("vit", "save", 2),
+    "resnet inside the third write": ("resnet", "save", 3),
+    "alternet before the second rename": ("alternet", "replace", 2),
+    "vit inside a rotation": ("vit", "rmtree", 2),
 }
-KILLER = """
-import json, os, shutil, signal, sys
+TWO_DIE_AT = some_step()
+RUNNER = """
+import json, os, shutil, signal, socket, sys
 import datasets, torch, transformers.models.vit.modeling_vit, transformers.models.resnet.modeling_resnet
 from toy_recipes import finetune
-from hf_vitstudy.training import resume
 
 def die():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -324,37 +332,64 @@ def die_at(module, name, when):
         return original(*args, **options)
     setattr(module, name, patched)
 
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+def train(recipe, name, when, rank, world, port):
+    if world > 1:  # what torchrun says to each of its processes
+        found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
+        os.environ |= {key: str(value) for key, value in found.items()}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
+    if name:
+        die_at(places[name], name, when)
+    finetune.main([recipe])
+
 places = {"learning_rate": finetune, "replace": os, "rmtree": shutil, "save": torch}
 torch.set_num_threads(1)
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
-for recipe, name, when in json.loads(sys.argv[1]):
-    child = os.fork()
-    if not child:
-        die_at(places[name], name, when)
-        finetune.main([recipe])
-        os._exit(0)
-    _, status = os.waitpid(child, 0)
-    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL, (recipe, status)
+for recipe, name, when, world in json.loads(sys.argv[1]):
+    children, port = [], free_port()
+    for rank in range(world):
+        children.append(os.fork())
+        if not children[-1]:
+            code = 1
+            try:
+                train(recipe, name, when, rank, world, port)
+                code = 0
+            finally:
+                os._exit(code)
+    for child in children:
+        _, status = os.waitpid(child, 0)
+        assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if name else 0), (recipe, status)
 """
 
 
-def in_a_subprocess(*command: str, **environment: str) -> subprocess.CompletedProcess:
-    path = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(
-        [sys.executable, *command], env=os.environ | path | environment, capture_output=True, text=True, timeout=300
-    )
+def train_elsewhere(jobs: list[tuple[str, str, int, int]]) -> None:
+    """Runs of (recipe, where to be killed, when, processes) in one subprocess that forks each, and so imports once."""
+    more = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    command = [sys.executable, "-c", RUNNER, json.dumps(jobs)]
+    done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
 def killed(shapes, tmp_path_factory) -> dict[str, Path]:
-    """Recipes by name of the kill, each with what a killed run left."""
+    """Recipes by name of the kill, each with what a killed run left; and of runs by two processes."""
     recipes, jobs = {}, []
     for name, (kind, function, when) in KILLS.items():
         folder = tmp_path_factory.mktemp("killed")
         recipes[name] = write_recipe(folder, recipe_of(kind, shapes, folder))
-        jobs.append((str(recipes[name]), function, when))
-    done = in_a_subprocess("-c", KILLER, json.dumps(jobs))
-    assert done.returncode == 0, done.stderr[-2000:]
+        jobs.append((str(recipes[name]), function, when, 1))
+    for name in ("one process", "two processes", "two processes, killed"):
+        folder = tmp_path_factory.mktemp("two")
+        made = settings(shapes, folder / "run")
+        made["model"] = made["model"] | {"hidden_dropout_prob": 0.0}  # which is drawn by process
+        recipes[name] = write_recipe(folder, made)
+    whole, cut = (str(recipes[name]) for name in ("two processes", "two processes, killed"))
+    jobs += [(whole, "", 0, 2), (cut, "learning_rate", TWO_DIE_AT, 2), (cut, "", 0, 2)]
+    train_elsewhere(jobs)
     return recipes
 
 
@@ -370,6 +405,33 @@ def test_killed_run_ends_with_the_same_bits(killed, whole, name):
     assert record["files"] == expected["record"]["files"], when
     assert record["metrics"] == expected["record"]["metrics"], when
     assert log_lines(folder) == expected["log"], when
+
+
+def test_two_processes(killed):
+    """The same images in the same order, the same metrics as one process, and the same bits after a kill."""
+    names = ("one process", "two processes", "two processes, killed")
+    run(killed["one process"])
+    folders = [killed[name].parent / "run" for name in names]
+    one, two, cut = (json.loads((folder / "training.json").read_text()) for folder in folders)
+    assert [record["processes"] for record in (one, two, cut)] == [1, 2, 2]
+    assert cut["files"] == two["files"], f"killed at {TWO_DIE_AT}"
+    assert cut["metrics"] == two["metrics"], f"killed at {TWO_DIE_AT}"
+    logs = [log_lines(folder) for folder in folders]
+    assert logs[2] == logs[1]
+    alone, together = ([line["loss"] for line in log if "loss" in line] for log in logs[:2])
+    np.testing.assert_allclose(together, alone, rtol=1e-3)
+    forget()
+    assert one_process_metrics(folders[1], killed["two processes"]) == two["metrics"]["test"]
+
+
+def one_process_metrics(folder: Path, recipe: Path) -> dict:
+    """What this process alone says of a checkpoint, to the last bit."""
+    config = read_config(recipe)
+    processor = finetune.make_processor(config)
+    data = finetune.load_data(config, processor)
+    network = AutoModelForImageClassification.from_pretrained(folder)
+    normalise = finetune.Normaliser(processor, torch.device("cpu"))
+    return finetune.evaluate(Accelerator(cpu=True), network, data.test, normalise, config)
 
 
 class Stop(BaseException):
@@ -463,76 +525,6 @@ def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path):
     state = resume.newest_checkpoint(tmp_path / "run" / "resume", print)
     assert state["step"] >= 1
     assert all(tensor.isfinite().all() for tensor in state["model"].values())
-
-
-# ------------------------------------------------------------------------------------------------------ two processes
-
-
-def launch(script: str, folder: Path, *arguments: str) -> subprocess.CompletedProcess:
-    """Two processes that talk through gloo; `accelerate launch --cpu --num_processes 2` would start one."""
-    path = folder / "driver.py"
-    path.write_text(script)
-    command = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(path), *arguments)
-    return in_a_subprocess(*command, ACCELERATE_USE_CPU="true", GLOO_SOCKET_IFNAME="lo")
-
-
-DRIVER = """
-import os, signal, sys
-import torch
-from accelerate import Accelerator
-from toy_recipes import finetune
-
-torch.set_num_threads(1)
-first, when = sys.argv[1], int(sys.argv[2])
-Accelerator.end_training = lambda self: None  # it would take the process group away from the second run
-finetune.main([first])
-if when:
-    original = finetune.learning_rate
-    def learning_rate(config, step, schedule):
-        if step == when:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(config, step, schedule)
-    finetune.learning_rate = learning_rate
-    finetune.main([sys.argv[3]])
-"""
-
-
-def test_two_processes(shapes, tmp_path):
-    """The same images in the same order, the same metrics as one process, and the same bits after a kill."""
-    recipes = {}
-    for name in ("one", "two", "killed"):
-        (tmp_path / name).mkdir()
-        made = settings(shapes, tmp_path / name / "run")
-        made["model"] = made["model"] | {"hidden_dropout_prob": 0.0}  # which is drawn by process
-        recipes[name] = write_recipe(tmp_path / name, made)
-    when = some_step()
-    killed = launch(DRIVER, tmp_path, str(recipes["two"]), str(when), str(recipes["killed"]))
-    assert killed.returncode != 0
-    assert not (tmp_path / "killed" / "run" / "training.json").exists()
-    done = launch(DRIVER, tmp_path, str(recipes["killed"]), "0")
-    assert done.returncode == 0, done.stderr[-2000:]
-    records = {"one": run(recipes["one"])}
-    records |= {
-        name: json.loads((tmp_path / name / "run" / "training.json").read_text()) for name in ("two", "killed")
-    }
-    assert [records[name]["processes"] for name in ("one", "two", "killed")] == [1, 2, 2]
-    assert records["killed"]["files"] == records["two"]["files"], f"killed at {when}"
-    assert records["killed"]["metrics"] == records["two"]["metrics"]
-    logs = {name: log_lines(tmp_path / name / "run") for name in records}
-    assert logs["killed"] == logs["two"]
-    losses = {name: [line["loss"] for line in log if "loss" in line] for name, log in logs.items()}
-    np.testing.assert_allclose(losses["two"], losses["one"], rtol=1e-3)
-    assert one_process_metrics(tmp_path / "two" / "run", recipes["two"]) == records["two"]["metrics"]["test"]
-
-
-def one_process_metrics(folder: Path, recipe: Path) -> dict:
-    """What this process alone says of a checkpoint, to the last bit."""
-    config = read_config(recipe)
-    processor = finetune.make_processor(config)
-    data = finetune.load_data(config, processor)
-    network = AutoModelForImageClassification.from_pretrained(folder)
-    normalise = finetune.Normaliser(processor, torch.device("cpu"))
-    return finetune.evaluate(Accelerator(cpu=True), network, data.test, normalise, config)
 
 
 # ------------------------------------------------------------------------------------------------------ command line

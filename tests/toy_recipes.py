@@ -69,6 +69,16 @@ MODELS = {
         "window_size": 4,
         "drop_path_rate": 0.1,
     },
+    "local_vit": {
+        "type": "local_vit",
+        "hidden_size": 12,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 12,
+        "patch_size": 4,
+        "kernel_size": 3,
+        "pooling": "mean",
+    },
 }
 
 

@@ -7,6 +7,7 @@ import itertools
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,7 +80,8 @@ def open_data(config: DataConfig) -> tuple[ImageSet | Stream, ImageSet]:
     test_source = config.test or config.train
     if config.streaming:
         train: ImageSet | Stream = open_stream(config.train, config.train_split, config)
-        test = _stored(open_stream(test_source, config.test_split, config))
+        here = Path(test_source).exists()
+        test = (open_split if here else store_stream)(test_source, config.test_split, config)
     else:
         train = open_split(config.train, config.train_split, config)
         test = open_split(test_source, config.test_split, config)
@@ -286,27 +288,24 @@ def open_stream(source: str, split: str | None, config: DataConfig) -> Stream:
     )
 
 
-def _stored(stream: Stream) -> ImageSet:
-    """A stream copied into the cache of `datasets`, once: test images are read again and again."""
+def store_stream(source: str, split: str | None, config: DataConfig) -> ImageSet:
+    """A split copied into the cache of `datasets`, once for each commit, and nothing but this split: test images are read
+    again and again."""
     import datasets
 
+    stream = open_stream(source, split, config)
     rows = datasets.Dataset.from_generator(
-        _rows, features=stream.rows.features, gen_kwargs={"stream": stream.rows}, fingerprint=_fingerprint(stream)
+        _rows,
+        features=stream.rows.features,
+        gen_kwargs={"stream": stream.rows},
+        fingerprint=f"{seed_of('stored', sorted(stream.provenance.items(), key=str), str(stream.rows.features)):016x}",
     )
-    return ImageSet(
-        rows, stream.image_column, stream.label_column, stream.classes, {**stream.provenance, "n": len(rows)}
-    )
+    provenance = {**stream.provenance, "n": len(rows)}
+    return ImageSet(rows, stream.image_column, stream.label_column, stream.classes, provenance)
 
 
 def _rows(stream: Any) -> Iterator[dict[str, Any]]:
     yield from stream
-
-
-def _fingerprint(stream: Stream) -> str | None:
-    """One name for the same commit; other sources may change unseen, so they are read anew."""
-    if stream.provenance["revision"] is None:
-        return f"{seed_of(os.urandom(16)):016x}"
-    return f"{seed_of('stored', sorted(stream.provenance.items()), str(stream.rows.features)):016x}"
 
 
 # ------------------------------------------------------------------------------------------------------------ loading
