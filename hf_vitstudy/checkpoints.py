@@ -11,7 +11,7 @@ import hashlib
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from .states import State
 
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
+PRETRAINING_PARTS = {"pooler", "decoder", "mask_token", "lm_head", "cls_classifier", "distillation_classifier"}
 CHANNELS_LAST_FROM = 128  # pixels a side; below, the conversion costs more than it gains (benchmarks/)
 
 
@@ -302,10 +303,19 @@ def _without_new_head(network: Any, info: dict[str, Any], name: str) -> Any:
         raise StudyError(
             f"{name} lacks weights, such as {missing[0] if missing else info['mismatched_keys']!r}; save it again"
         )
-    if info["unexpected_keys"]:
-        some = ", ".join(sorted(info["unexpected_keys"])[:3])
+    strange = without_place(network, info["unexpected_keys"])
+    if strange:
+        some = ", ".join(strange[:3])
         raise StudyError(f"{name} holds weights this architecture has no place for ({some}); is config.json its own?")
     return network.base_model if missing else network
+
+
+def without_place(network: Any, unexpected: Iterable[str]) -> list[str]:
+    """Keys of a file that say that it is of another architecture, among those that a network has no place for.
+
+    Parts that only the pretraining needed are not among them (`PRETRAINING_PARTS`); a twelfth block of eleven is.
+    """
+    return [key for key in sorted(unexpected) if not PRETRAINING_PARTS & set(key.split("."))]
 
 
 def _load_processor(name: str, revision: str | None) -> Any:

@@ -391,7 +391,8 @@ def main(arguments: list[str] | None = None) -> None:
             window += state["window"].to(device)
     log = Log(folder / LOG, first) if accelerator.is_main_process else lambda **values: None
     if config.log_with:
-        accelerator.init_trackers("hf_vitstudy", config=flat(run["config"]))
+        names = {"trackio": {"name": folder.name, "resume": "allow"}, "wandb": {"name": folder.name}}
+        accelerator.init_trackers("hf_vitstudy", config=flat(run["config"]), init_kwargs=names)
     if config.profile and accelerator.is_main_process and first == 0:
         save_profile(folder, network, processor, config, 0)
 

@@ -67,3 +67,34 @@ def test_the_real_pair_makes_a_report(profiles, tmp_path):
     assert "How do vit-tiny-tinyimagenet and resnet18-imagenet-stages1to3 differ inside?" in page
     assert str(tmp_path) not in page
     assert "/data/" not in page
+
+
+def test_resampled_positions_keep_what_the_network_knows(real_data):
+    """Shown at 160 px, for which its position embeddings were never trained, the ViT still tells the 200 classes apart."""
+    import torch
+    from toy_recipes import RECIPES
+
+    from hf_vitstudy.checkpoints import normalisation, prepare
+    from hf_vitstudy.images import load_images
+    from hf_vitstudy.training.model import build_model, make_processor
+    from hf_vitstudy.training.settings import read_config
+
+    checkpoint = real_data / "checkpoints" / "vit-tiny-tinyimagenet"
+    config = read_config(
+        RECIPES / "configs" / "vit_tiny_cifar10.yaml", [f"model.checkpoint={checkpoint}", "data.image_size=160"]
+    )
+    images = load_images(real_data / "tiny-imagenet-200" / "val-2k.parquet", n=32)
+    from transformers import ViTForImageClassification
+
+    original = ViTForImageClassification.from_pretrained(checkpoint)
+    network = build_model(config, images.classes).eval()
+    network.classifier.load_state_dict(original.classifier.state_dict())
+    processor = make_processor(config)
+    scale, mean, std = normalisation(processor)
+    shown = torch.stack([torch.from_numpy(prepare(processor, images[index][0])) for index in range(32)])
+    mean, std = (torch.tensor(values).view(1, 3, 1, 1) for values in (mean, std))
+    with torch.inference_mode():
+        found = network(pixel_values=(shown / 255 * scale - mean) / std).logits.argmax(1)
+    names = [original.config.id2label[int(index)] for index in found]
+    right = [name == images.classes[images[index][1]] for index, name in enumerate(names)]
+    assert sum(right) / 32 > 0.5

@@ -496,20 +496,21 @@ def test_no_augmentation_changes_nothing(shapes):
     assert torch.equal(Augmented(kept, augmentation())[0, 7][0], kept[7][0])
 
 
-def test_strength_of_randaugment_varies_from_image_to_image(monkeypatch):
+def test_randaugment_draws_every_operation_and_its_strength(monkeypatch):
     seen = []
-    changing = RandAugment(RandAugmentConfig(ops=2, magnitude=9, std=1), [1, 2, 3])
+    changing = RandAugment(RandAugmentConfig(ops=2, magnitude=9, std=1, probability=0.5), [1, 2, 3])
     for strength, module in enumerate(changing.by_strength):
-        monkeypatch.setattr(module, "forward", lambda pixels, strength=strength: seen.append(strength))
-        assert (module.magnitude, module.num_magnitude_bins, module.num_ops) == (strength, 31, 2)
+        monkeypatch.setattr(module, "forward", lambda pixels, strength=strength: seen.append(strength) or pixels)
+        assert (module.magnitude, module.num_magnitude_bins, module.num_ops) == (strength, 31, 1)
     torch.manual_seed(0)
     for _ in range(1000):
         changing(torch.zeros(3, 4, 4, dtype=torch.uint8))
+    assert abs(len(seen) - 1000) < 90
     assert abs(np.mean(seen) - 26.6) < 0.5, "27, less what is cut off at 30"
     assert 2 < np.std(seen) < 3.2
-    fixed = RandAugment(RandAugmentConfig(ops=1, magnitude=5), [0, 0, 0])
-    monkeypatch.setattr(fixed.by_strength[15], "forward", lambda pixels: "15")
-    assert fixed(torch.zeros(3, 4, 4, dtype=torch.uint8)) == "15"
+    fixed = RandAugment(RandAugmentConfig(ops=3, magnitude=5), [0, 0, 0])
+    monkeypatch.setattr(fixed.by_strength[15], "forward", lambda pixels: pixels + 1)
+    assert fixed(torch.zeros(1)).item() == 3
 
 
 def test_erased_places_are_zero_to_the_network():
@@ -862,6 +863,19 @@ def test_fine_tuning_at_another_size(recipe, vit_folder):
     assert len(same) > 20
     assert all(torch.equal(new[key], old[key]) for key in same)
     assert model(torch.randn(1, 3, 16, 16)).logits.shape == (1, 3)
+
+
+def test_parts_that_only_the_pretraining_needed_are_left_out(recipe, tmp_path):
+    """Such as the pooler of google/vit-base-patch16-224-in21k."""
+    from transformers import ViTModel
+
+    body = ViTModel(small_vit().config)
+    folder = save_checkpoint(body, tmp_path / "pretrained")
+    assert "pooler.dense.weight" in load_file(folder / "model.safetensors")
+    model = build_model(finetuned(recipe, folder), CLASSES)
+    assert torch.equal(model.vit.layers[2].mlp.fc1.weight, body.layers[2].mlp.fc1.weight)
+    with pytest.raises(StudyError, match=r"the weights of .* do not fit \(.*layers.2"):
+        build_model(finetuned(recipe, folder, "model.num_hidden_layers=2"), CLASSES)
 
 
 def test_sizes_that_cannot_be_changed(recipe, vit_folder):

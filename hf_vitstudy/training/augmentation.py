@@ -92,23 +92,25 @@ def shift_by_index(pixels: Tensor, top: np.ndarray, left: np.ndarray, mirrored: 
 
 
 class RandAugment(nn.Module):
-    """torchvision's RandAugment with timm's scale of strength and its spread from image to image.
+    """torchvision's operations with timm's scale of strength, its spread, and its chance of an operation to be left out.
 
-    The operations are torchvision's (Cubuk et al., Table 6, without Invert and SolarizeAdd, with Identity); timm's string
-    ``rand-m9-n2-mstd1.0`` is ``ops 2, magnitude 9, std 1``.
+    timm's string ``rand-m9-n2-mstd1.0`` is ``ops 2, magnitude 9, std 1, probability 0.5``; torchvision's own way is
+    ``std 0, probability 1``. The operations are torchvision's: with Identity, without timm's Invert and SolarizeAdd.
     """
 
     def __init__(self, config: RandAugmentConfig, fill: list[int]) -> None:
         super().__init__()
         self.config = config
         self.by_strength = nn.ModuleList(
-            v2.RandAugment(config.ops, strength, BINS + 1, InterpolationMode.BILINEAR, fill)
-            for strength in range(BINS + 1)
+            v2.RandAugment(1, strength, BINS + 1, InterpolationMode.BILINEAR, fill) for strength in range(BINS + 1)
         )
 
     def forward(self, pixels: Tensor) -> Tensor:
-        magnitude = torch.normal(self.config.magnitude, self.config.std, ()).clamp(0, 10).item()
-        return self.by_strength[round(magnitude * BINS / 10)](pixels)
+        for chance in torch.rand(self.config.ops).tolist():
+            if chance < self.config.probability:
+                magnitude = torch.normal(self.config.magnitude, self.config.std, ()).clamp(0, 10).item()
+                pixels = self.by_strength[round(magnitude * BINS / 10)](pixels)
+        return pixels
 
 
 class Mix:

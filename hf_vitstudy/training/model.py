@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from ..checkpoints import without_place
 from ..errors import StudyError
 from ..models import FAMILIES, register
 from .order import seed_of
@@ -90,7 +91,7 @@ def _from_checkpoint(
     if resized and mismatched:
         original = AutoModelForImageClassification.from_pretrained(name, **options, **settings, **labels).state_dict()
         mismatched -= _resample_positions(model, original, mismatched)
-    strange = (set(info["missing_keys"]) - head) | mismatched | set(info["unexpected_keys"])
+    strange = (set(info["missing_keys"]) - head) | mismatched | set(without_place(model, info["unexpected_keys"]))
     if strange:
         some = ", ".join(sorted(strange)[:3])
         raise StudyError(f"the weights of {name} do not fit ({some}); is it the same architecture and image size?")

@@ -51,7 +51,8 @@ class RandAugmentConfig:
 
     ops: int = 2
     magnitude: float = 9.0  # 0 to 10
-    std: float = 0.0  # of the magnitude, from image to image
+    std: float = 0.0  # of the magnitude, from operation to operation
+    probability: float = 1.0  # of each operation to take place at all; timm has 0.5
 
 
 @dataclass(frozen=True)
@@ -144,6 +145,7 @@ RANGES = {  # setting: lowest, highest, whether the highest is allowed
     "augment.erase": (0, 1, True),
     "augment.mix_probability": (0, 1, True),
     "augment.randaugment.magnitude": (0, 10, True),
+    "augment.randaugment.probability": (0, 1, True),
     "optimizer.momentum": (0, 1, False),
 }
 ABOVE_ZERO = ("data.fraction", "optimizer.layer_decay")  # up to one
