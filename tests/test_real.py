@@ -70,7 +70,7 @@ def test_the_real_pair_makes_a_report(profiles, tmp_path):
 
 
 def test_resampled_positions_keep_what_the_network_knows(real_data):
-    """Shown at 160 px, for which its position embeddings were never trained, the ViT still tells the 200 classes apart."""
+    """Shown at 192 px, for which its position embeddings were never trained, the ViT still tells the 200 classes apart."""
     import torch
     from toy_recipes import RECIPES
 
@@ -81,7 +81,7 @@ def test_resampled_positions_keep_what_the_network_knows(real_data):
 
     checkpoint = real_data / "checkpoints" / "vit-tiny-tinyimagenet"
     config = read_config(
-        RECIPES / "configs" / "vit_tiny_cifar10.yaml", [f"model.checkpoint={checkpoint}", "data.image_size=160"]
+        RECIPES / "configs" / "vit_tiny_cifar10.yaml", [f"model.checkpoint={checkpoint}", "data.image_size=192"]
     )
     images = load_images(real_data / "tiny-imagenet-200" / "val-2k.parquet", n=32)
     from transformers import ViTForImageClassification

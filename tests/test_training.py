@@ -852,6 +852,15 @@ def test_position_embeddings_are_resampled_as_a_map(prefix):
     assert resample_positions(old, prefix + 8 * 8 + 3) is None or prefix + 3 <= 8
 
 
+def test_larger_images_against_the_interpolation_of_transformers(recipe, vit_folder):
+    """Which is bicubic as well, and smooths nothing, as nothing needs to be where the grid grows."""
+    larger = build_model(finetuned(recipe, vit_folder, "data.image_size=48"), CLASSES).eval()
+    original = load_checkpoint(vit_folder).network
+    pixels = torch.randn(2, 3, 48, 48)
+    expected = original.vit(pixels, interpolate_pos_encoding=True).last_hidden_state
+    torch.testing.assert_close(larger.vit(pixels).last_hidden_state, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_fine_tuning_at_another_size(recipe, vit_folder):
     old = load_checkpoint(vit_folder).network.state_dict()
     model = build_model(finetuned(recipe, vit_folder, "data.image_size=16"), CLASSES)
