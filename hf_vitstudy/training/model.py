@@ -144,13 +144,14 @@ def resample_positions(old: Tensor, length: int) -> Tensor | None:
     """Position embeddings (1, prefix + grid², channel) interpolated to another grid, (1, length, channel).
 
     The class token and its like are kept, the rest is a map and resampled as one (Dosovitskiy et al., ICLR 2021, section 3.2);
-    bicubic, smoothed where it shrinks. None where no prefix of up to 8 tokens leaves two squares.
+    bicubic as in transformers, and smoothed where it shrinks. None where no prefix of up to 8 tokens leaves two squares.
     """
     for prefix in range(9):
         before, after = (round(max(0, n - prefix) ** 0.5) for n in (old.shape[1], length))
         if before and after and (before**2 + prefix, after**2 + prefix) == (old.shape[1], length):
             grid = old[:, prefix:].unflatten(1, (before, before)).permute(0, 3, 1, 2)
-            grid = interpolate(grid, size=(after, after), mode="bicubic", antialias=True, align_corners=False)
+            smoothed = after < before
+            grid = interpolate(grid, size=(after, after), mode="bicubic", antialias=smoothed, align_corners=False)
             return torch.cat([old[:, :prefix], grid.flatten(2).transpose(1, 2)], 1)
     return None
 
