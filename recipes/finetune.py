@@ -23,7 +23,6 @@ import math
 import platform
 import shutil
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -166,8 +165,8 @@ def evaluate(
     n, rank, world = len(pictures), accelerator.process_index, accelerator.num_processes
     size = config.batch_size // config.accumulation
     batches = [range(start, min(start + size, n)) for start in range(0, n, size)][rank::world]
-    exact = torch.float32 if accelerator.device.type == "mps" else torch.float64
-    found = torch.zeros(5, n, dtype=exact, device=accelerator.device)  # four scores and a count, by image
+    device = accelerator.device
+    found = torch.zeros(5, n, dtype=exact(device), device=device)  # four scores and a count, by image
     broadcast(list(model.buffers()))  # each process has running statistics of its own
     model.eval()
     for rows, (pixels, labels) in zip(batches, in_order(pictures, batches, config.data.workers), strict=True):
@@ -180,6 +179,11 @@ def evaluate(
     *totals, counted = accelerator.reduce(found, "sum").cpu().numpy()
     assert (counted == 1).all(), "every image is counted exactly once"
     return summarise(**dict(zip(SCORES, totals, strict=True)))
+
+
+def exact(device: torch.device) -> torch.dtype:
+    """The type to sum in; Apple's GPUs have no 64 bits."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 def in_order(pictures: Pictures, batches: list[range], workers: int) -> Iterator[tuple[Tensor, Tensor]]:
@@ -289,12 +293,14 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, step:
     except StudyError:
         shutil.rmtree(target, ignore_errors=True)
     device, options = next(model.parameters()).device, {"analyses": wanted.analyses} if wanted.analyses else {}
-    with tempfile.TemporaryDirectory(dir=folder) as place:
-        checkpoint = Path(place) / f"{folder.name}-step{step}"
-        model.save_pretrained(checkpoint)
-        processor.save_pretrained(checkpoint)
-        options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
-        measure(checkpoint, wanted.images, **options).save(target)
+    passing = folder / PROFILES / ".network"
+    shutil.rmtree(passing, ignore_errors=True)  # of a killed run
+    checkpoint = passing / f"{folder.name}-step{step}"
+    model.save_pretrained(checkpoint)
+    processor.save_pretrained(checkpoint)
+    options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
+    measure(checkpoint, wanted.images, **options).save(target)
+    shutil.rmtree(passing)
 
 
 class Choice:
@@ -302,7 +308,7 @@ class Choice:
 
     def __init__(self, config: Config) -> None:
         self.best, self.patience = config.select == "best", config.patience
-        self.state: dict[str, Any] = {"step": 0, "value": [-math.inf, -math.inf], "stale": 0, "model": None}
+        self.state: dict[str, Any] = {"step": 0, "value": [-math.inf, -math.inf], "stale": 0, "model": {}}
 
     def see(self, metrics: dict[str, float], step: int, model: nn.Module) -> None:
         """Note an evaluation: the higher accuracy is better, at equal accuracy the lower loss."""
@@ -310,8 +316,9 @@ class Choice:
         if value <= self.state["value"]:
             self.state["stale"] += 1
             return
-        weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-        self.state = {"step": step, "value": value, "stale": 0, "model": weights if self.best else None}
+        tensors = model.state_dict().items() if self.best else ()
+        weights = {name: tensor.detach().cpu().clone() for name, tensor in tensors}
+        self.state = {"step": step, "value": value, "stale": 0, "model": weights}
 
     @property
     def enough(self) -> bool:
@@ -377,7 +384,8 @@ def main(arguments: list[str] | None = None) -> None:
     choice, guard = Choice(config), Guard(device)
 
     # Where an earlier start was killed, go on from its newest complete checkpoint.
-    first, window = 0, torch.zeros(3, device=device)  # sums of loss, correct, images since the last line of the log
+    # sums of loss, correct, images since the last line of the log; in 64 bits, so that their order does not matter
+    first, window = 0, torch.zeros(3, dtype=exact(device), device=device)
     folder.mkdir(parents=True, exist_ok=True)
     if state is not None:
         first, choice.state, guard.skipped = state["step"], state["choice"], state["skipped"]
