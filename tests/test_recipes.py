@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import re
+import shlex
 from pathlib import Path
 from typing import NamedTuple
 
@@ -218,6 +219,18 @@ def test_the_build_up_can_be_swept_by_an_override():
             model = build_model(config, [str(index) for index in range(100)])
         counts.append(sum("Attention" in type(module).__name__ for module in model.modules()) // 2)
     assert counts == [0, 1, 2, 3, 4, 5]
+
+
+def test_sweeps_in_the_readme_can_be_started():
+    text = (RECIPES / "README.md").read_text(encoding="utf-8").split("## Sweeps")[1].split("\n## ")[0]
+    commands = [shlex.split(command) for command in re.findall(r"\| `(\w+ [^|]*)` \|\n", text)]
+    assert len(commands) == 6
+    for name, *overrides in commands:
+        config = read_config(name, overrides, FOLDER)
+        with torch.device("meta"):
+            build_model(config, [str(index) for index in range(100)])
+        assert config_sha256(config) != config_sha256(read(name)) or config.profile is not None
+        assert config.output != read(name).output
 
 
 # ------------------------------------------------------------------------------------------------------------ networks
