@@ -18,7 +18,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .analyses import DEFAULT, Analysis, NotApplicableError, make_analysis
+from .analyses import DEFAULT, Analysis, Batch, NotApplicableError, Part, make_analysis
 from .blocks import AttentionLayer, Block
 from .checkpoints import Checkpoint, load_checkpoint
 from .errors import StudyError
@@ -94,12 +94,14 @@ class Run:
         self.checkpoint, self.images, self.batch_size = checkpoint, images, batch_size
         self.absent: dict[str, str] = {}
         self.analyses: list[Analysis] = []
+        self.parts: dict[str, list[Part]] = {}
         self.digests: list[int] = []
         self.labels = _LabelMap(images.classes, checkpoint.provenance.get("classes"))
         for analysis in analyses:
             with self._dropping(analysis):
                 analysis.start(checkpoint, len(images), batch_size)
                 self.analyses.append(analysis)
+                self.parts[analysis.name] = []
 
     @contextlib.contextmanager
     def _dropping(self, analysis: Analysis) -> Iterator[None]:
@@ -125,15 +127,16 @@ class Run:
         attention = visit_attention if any(a.needs_attention for a in self.analyses) else None
         images = pixels.to(self.checkpoint.device, non_blocking=True).float().div_(255)
         logits, _ = self.checkpoint.read(images, visit, attention)
-        for analysis in self.analyses:
-            with torch.inference_mode():
-                analysis.update(logits, self.labels(labels))
+        batch = Batch(images, logits, self.labels(labels), labels, first=len(self.digests))
+        for analysis in list(self.analyses):
+            with self._dropping(analysis), torch.no_grad():
+                self.parts[analysis.name].append(analysis.update(batch))
         self.digests += [int(value) & (2**64 - 1) for value in digests]
 
     def profile(self) -> Profile:
         variables: dict[str, xr.Variable] = {}
         for analysis in self.analyses:
-            variables |= analysis.result()
+            variables |= analysis.result(self.parts[analysis.name])
         coordinates = {name: value for name, value in variables.items() if value.dims == (name,)}
         data = xr.Dataset(
             {name: value for name, value in variables.items() if name not in coordinates},

@@ -7,7 +7,7 @@ from conftest import small_resnet, small_vit, smooth_images
 from oracles import minibatch_cka, u_centre
 
 from hf_vitstudy import StudyError, compare
-from hf_vitstudy.analyses import ANALYSES, Analysis, NotApplicableError, make_analysis, per_block
+from hf_vitstudy.analyses import ANALYSES, Analysis, Batch, NotApplicableError, make_analysis, per_block
 from hf_vitstudy.analyses import attention_distance as distance
 from hf_vitstudy.analyses import cka as cka_
 from hf_vitstudy.analyses import fourier as fourier_
@@ -37,6 +37,12 @@ def fake_checkpoint(names: list[str], width: int = 1) -> Checkpoint:
     return Checkpoint(torch.nn.Identity(), None, blocks, [], "fake")
 
 
+def batch_of(n: int, first: int = 0) -> Batch:
+    """A batch of which only the number of images is known."""
+    unknown = torch.full((n,), -1)
+    return Batch(torch.zeros(n, 3, 1, 1), None, unknown, unknown, first)
+
+
 def measured(features: dict[str, np.ndarray], batch: int = 32, **options) -> Profile:
     """Runs the CKA analysis over features (n, d) as if they were states; a profile with its arrays."""
     import xarray as xr
@@ -45,18 +51,19 @@ def measured(features: dict[str, np.ndarray], batch: int = 32, **options) -> Pro
     checkpoint = fake_checkpoint(list(features), next(iter(features.values())).shape[1])
     n = len(next(iter(features.values())))
     analysis.start(checkpoint, n, batch)
+    parts = []
     for start in range(0, n, batch):
         for block in checkpoint.blocks:
             values = torch.from_numpy(features[block.name][start : start + batch]).float()
             analysis.visit(block, State(values[:, None, :], (1, 1), 0))
-        analysis.update(None, torch.zeros(len(values), dtype=torch.long))
+        parts.append(analysis.update(batch_of(len(values), start)))
     coordinates = {
         "block": list(features),
         "depth": ("block", np.linspace(0.1, 1, len(features))),
         "image_digest": ("image", np.arange(n)),
     }
     provenance = {"checkpoint": {"name": "fake"}, "images": {"sha256": "same"}}
-    return Profile(xr.Dataset(analysis.result(), coordinates), provenance)
+    return Profile(xr.Dataset(analysis.result(parts), coordinates), provenance)
 
 
 def correlated(n: int, d: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -141,8 +148,8 @@ def test_a_state_overwritten_afterwards_changes_nothing():
     values = torch.from_numpy(X).float()
     analysis.visit(fake_checkpoint(["x"]).blocks[0], State(values[:, None, :], (1, 1), 0))
     values.zero_()  # as an in-place addition in the network would
-    analysis.update(None, torch.zeros(32))
-    assert np.abs(analysis.result()["gram_flatten"].values).max() == 1
+    parts = [analysis.update(batch_of(32))]
+    assert np.abs(analysis.result(parts)["gram_flatten"].values).max() == 1
 
 
 @pytest.mark.parametrize("pool", cka_.POOLS)

@@ -8,8 +8,8 @@ name it in `ANALYSES`::
         \"\"\"Mean square of the spatial activations, (batch,).\"\"\"
         return state.tokens.float().square().mean((1, 2))
 
-Batching, saving, intervals, comparison, figures and the report come with it. What is not a function of one state implements
-the `Analysis` protocol itself, as `cka.py` does.
+Batching, saving, intervals, comparison, figures and the report come with it. What is not a function of one state is a
+subclass of `Analysis`, as in `cka.py`: it says what to keep of one batch, and what to make of all that was kept.
 """
 
 from __future__ import annotations
@@ -19,10 +19,21 @@ import inspect
 from typing import Any
 
 from ..errors import StudyError
-from .contract import Analysis, NotApplicableError, PerBlock, per_block
+from .contract import Analysis, Batch, NotApplicableError, Part, PerBlock, joined, per_block
 
 
-__all__ = ["ANALYSES", "DEFAULT", "Analysis", "NotApplicableError", "PerBlock", "make_analysis", "per_block"]
+__all__ = [
+    "ANALYSES",
+    "DEFAULT",
+    "Analysis",
+    "Batch",
+    "NotApplicableError",
+    "Part",
+    "PerBlock",
+    "joined",
+    "make_analysis",
+    "per_block",
+]
 
 ANALYSES = {
     "cka": "cka:CKA",

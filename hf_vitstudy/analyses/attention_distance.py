@@ -23,8 +23,7 @@ from torch import Tensor
 
 from ..blocks import AttentionLayer, Block
 from ..checkpoints import Checkpoint
-from ..states import State
-from .contract import NotApplicableError
+from .contract import Analysis, Batch, NotApplicableError, Part, joined
 
 
 SOURCE = "Dosovitskiy et al. 2020, Fig 7; Raghu et al. 2021, Fig 3"
@@ -64,7 +63,7 @@ def head_distances(weights: Tensor, distances: Tensor, prefix_count: int) -> dic
     }
 
 
-class AttentionDistance:
+class AttentionDistance(Analysis):
     """Mean attention distance of every head: variables (image, layer, head)."""
 
     name = "attention_distance"
@@ -87,10 +86,6 @@ class AttentionDistance:
         self.windowed = any(self._span(layer)[0] != self.grids[layer.name][0] for layer in self.layers)
         self._distances: dict[str, Tensor] = {}
         self._batch: list[dict[str, Tensor]] = []
-        self._batches: dict[str, list[np.ndarray]] = {}
-
-    def visit(self, block: Block, state: State) -> None:
-        """Nothing: distances need the weights only."""
 
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
         grid, prefix_count = self.grids[layer.name]
@@ -113,21 +108,21 @@ class AttentionDistance:
         span = layer.window or grid
         return span, (self.image_size[0] * span[0] / grid[0], self.image_size[1] * span[1] / grid[1])
 
-    def update(self, logits: Tensor | None, labels: Tensor) -> None:
-        heads = max(next(iter(found.values())).shape[1] for found in self._batch)
-        for name in self._batch[0]:
-            padded = [
-                torch.nn.functional.pad(f[name], (0, heads - f[name].shape[1]), value=float("nan"))
-                for f in self._batch
-            ]
-            self._batches.setdefault(name, []).append(torch.stack(padded, dim=1).cpu().numpy())
-        self._batch = []
+    def update(self, batch: Batch) -> Part:
+        seen, self._batch = self._batch, []
+        heads = max(next(iter(found.values())).shape[1] for found in seen)
 
-    def result(self) -> dict[str, xr.Variable]:
+        def filled(rows: Tensor) -> Tensor:
+            return torch.nn.functional.pad(rows, (0, heads - rows.shape[1]), value=float("nan"))
+
+        return {name: torch.stack([filled(found[name]) for found in seen], dim=1).cpu().numpy() for name in seen[0]}
+
+    def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
         """By layer and head. ``uniform`` is the distance of attention that is the same everywhere, per layer in windows."""
         uniform = [float(patch_distances(*self._span(layer)).mean()) for layer in self.layers]
         found = {}
-        for name, batches in self._batches.items():
+        for name in parts[0]:
+            values = joined(parts, name)
             if name == "attention_distance_paper" and not self.paper_mode:
                 continue
             about: dict[str, Any] = {"unit": "1", "source": SOURCE}
@@ -135,7 +130,7 @@ class AttentionDistance:
                 about |= {"unit": "px", "uniform": uniform if self.windowed else uniform[0]}
                 name = f"window_{name}" if self.windowed else name
             about["long_name"] = name.replace("_", " ")
-            found[name] = xr.Variable(("image", "layer", "head"), np.concatenate(batches), about)
+            found[name] = xr.Variable(("image", "layer", "head"), values, about)
         found["layer"] = xr.Variable(("layer",), [layer.name for layer in self.layers])
         found["head"] = xr.Variable(("head",), np.arange(found["prefix_attention"].shape[2]))
         return found

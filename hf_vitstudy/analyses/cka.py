@@ -23,11 +23,11 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..blocks import AttentionLayer, Block
+from ..blocks import Block
 from ..checkpoints import Checkpoint
 from ..errors import StudyError
 from ..states import State
-from .contract import NotApplicableError
+from .contract import Analysis, Batch, NotApplicableError, Part, joined
 
 
 POOLS = ("flatten", "mean", "cls", "tokens")
@@ -98,6 +98,17 @@ def centred_gram(features: Tensor) -> Tensor:
     return torch.where(constant, torch.zeros_like(total), total)
 
 
+def _gram(features: Tensor) -> Tensor:
+    """The product that keeps the digits; on a GPU always centred first, since looking at it would stop the queue.
+
+    Decided for every batch by itself: what is kept of a batch must not depend on those before it.
+    """
+    if features.device.type != "cpu":
+        return centred_gram(features)
+    K = gram(features)
+    return K if mean_over_variance(K) <= MEAN_DOMINATES else centred_gram(features)
+
+
 def _float64_device(features: Tensor) -> torch.device:
     return torch.device("cpu") if features.device.type == "mps" else features.device
 
@@ -131,7 +142,7 @@ def u_centred(K: np.ndarray) -> np.ndarray:
     return centred * (1 - np.eye(n))
 
 
-class CKA:
+class CKA(Analysis):
     """U-centred Gram blocks of every block: variables ``gram_<view>``, ``scale_<view>``, ``size_<view>``.
 
     Args:
@@ -141,8 +152,6 @@ class CKA:
         block: images per Gram matrix; 0 means the batch size, at most 32.
         storage: ``float16`` changes no CKA by more than 1e-4; ``float32`` doubles the size.
     """
-
-    needs_attention = False
 
     def __init__(
         self,
@@ -161,6 +170,7 @@ class CKA:
                 raise StudyError(f"cka:{what} must be one of {', '.join(known)}, got {value!r}")
         self.pool, self.kernel, self.exact, self.block, self.storage = pool, kernel, exact, block, storage
         self.view = pool + ("_rbf" if kernel == "rbf" else "") + ("_exact" if exact else "")
+        self.in_one_process = exact
         self.name = "cka" if self.view == "flatten" else f"cka_{self.view}"
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
@@ -173,11 +183,7 @@ class CKA:
                 "the batch size must be a multiple; choose --batch-size 32"
             )
         self.names = [block.name for block in checkpoint.blocks]
-        self._centre_first: set[str] = set()
         self._batch: list[Tensor] = []
-        self._packed: list[np.ndarray] = []
-        self._scales: list[np.ndarray] = []
-        self._sizes: list[int] = []
         self._seen = 0
         self._spool = Spool(checkpoint, self.pool, n_images) if self.exact else None
 
@@ -186,39 +192,25 @@ class CKA:
         if self._spool is not None:
             self._spool.add(block.name, features, self._seen)
             return
-        whole = [self._gram(block.name, part) for part in features.split(self.size) if len(part) >= 4]
-        self._batch += whole
+        self._batch += [_gram(part) for part in features.split(self.size) if len(part) >= 4]
 
-    def _gram(self, name: str, features: Tensor) -> Tensor:
-        """One Gram matrix; on a GPU always centred first, since looking at it would stop the queue."""
-        if features.device.type != "cpu" or name in self._centre_first:
-            return centred_gram(features)
-        K = gram(features)
-        if mean_over_variance(K) <= MEAN_DOMINATES:
-            return K
-        self._centre_first.add(name)
-        return centred_gram(features)
-
-    def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
-        raise AssertionError("not asked for")
-
-    def update(self, logits: Tensor | None, labels: Tensor) -> None:
-        self._seen += len(labels)
+    def update(self, batch: Batch) -> Part:
+        self._seen += len(batch)
         if self._spool is not None:
-            return
-        sizes = [len(part) for part in labels.split(self.size) if len(part) >= 4]
-        for position, size in enumerate(sizes):
-            grams = torch.stack(self._batch[position :: len(sizes)]).cpu().numpy()
-            self._keep(grams, size)
-        self._batch = []
+            return {}
+        seen, self._batch = self._batch, []
+        sizes = [len(part) for part in batch.labels.split(self.size) if len(part) >= 4]
+        found = []
+        for place, size in enumerate(sizes):
+            grams = torch.stack(seen[place :: len(sizes)]).cpu().numpy()
+            found.append(self._packed(grams, size, batch.first + place * self.size))
+        return {name: np.stack([part[name] for part in found]) for name in found[0]} if found else {}
 
-    def _keep(self, grams: np.ndarray, size: int) -> None:
-        """U-centre the Gram matrices of all blocks for one batch, (block, n, n), and store their upper triangles."""
+    def _packed(self, grams: np.ndarray, size: int, first: int) -> Part:
+        """U-centre the Gram matrices of all blocks for `size` images, (block, n, n), and pack their upper triangles."""
         if not np.isfinite(grams).all():
             name = self.names[int((~np.isfinite(grams).all((1, 2))).argmax())]
-            raise StudyError(
-                f"{name} gives NaN or infinite activations near image {self._seen - size}; measure in float32"
-            )
+            raise StudyError(f"{name} gives NaN or infinite activations near image {first}; measure in float32")
         constant = ~grams.any((1, 2))
         if self.kernel == "rbf":
             grams = rbf(grams)
@@ -230,14 +222,13 @@ class CKA:
         packed[:, inside] = centred[:, rows[inside], columns[inside]]
         scale = np.abs(packed).max(1)
         packed = np.divide(packed, scale[:, None], out=np.zeros_like(packed), where=scale[:, None] > 0)
-        self._packed.append(packed.astype(self.storage))
-        self._scales.append(scale)
-        self._sizes.append(size)
+        return {"gram": packed.astype(self.storage), "scale": scale.astype(np.float32), "size": np.int32(size)}
 
-    def result(self) -> dict[str, xr.Variable]:
+    def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
         if self._spool is not None:
             self.size = self._seen
-            self._keep(self._spool.grams(self.names), self._seen)
+            whole = self._packed(self._spool.grams(self.names), self._seen, 0)
+            parts = [{name: np.asarray(value)[None] for name, value in whole.items()}]
             self._spool.close()
         batch, pair = f"{self.view}_batch", f"{self.view}_pair"
         about = {
@@ -247,9 +238,9 @@ class CKA:
             "kernel": self.kernel,
         }
         return {
-            f"gram_{self.view}": xr.Variable(("block", batch, pair), np.stack(self._packed, axis=1), about),
-            f"scale_{self.view}": xr.Variable(("block", batch), np.stack(self._scales, axis=1).astype(np.float32)),
-            f"size_{self.view}": xr.Variable((batch,), np.array(self._sizes, dtype=np.int32)),
+            f"gram_{self.view}": xr.Variable(("block", batch, pair), joined(parts, "gram").swapaxes(0, 1), about),
+            f"scale_{self.view}": xr.Variable(("block", batch), joined(parts, "scale").swapaxes(0, 1)),
+            f"size_{self.view}": xr.Variable((batch,), joined(parts, "size")),
         }
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -19,16 +19,56 @@ class NotApplicableError(Exception):
     """This measurement means nothing for this checkpoint; the message says why and ends up in the profile."""
 
 
-@runtime_checkable
-class Analysis(Protocol):
-    """A measurement fed by the shared forward pass.
+@dataclass(frozen=True)
+class Batch:
+    """What is known of a batch once the shared forward pass is over.
+
+    Attributes:
+        images: (batch, 3, height, width) in [0, 1], on the network's device.
+        logits: (batch, class), None for a checkpoint without a classifier.
+        labels: (batch,) as the checkpoint counts its classes, on the CPU; -1 where unknown.
+        targets: (batch,) as the data set counts its own classes, on the CPU; -1 where unknown.
+        first: place of the first image among all.
+    """
+
+    images: Tensor
+    logits: Tensor | None
+    labels: Tensor
+    targets: Tensor
+    first: int = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def up_to(self, limit: int) -> Batch | None:
+        """The images among the first `limit` of all, None where there is none: for measurements that look at few."""
+        here = min(len(self), limit - self.first)
+        if here <= 0:
+            return None
+        logits = None if self.logits is None else self.logits[:here]
+        return Batch(self.images[:here], logits, self.labels[:here], self.targets[:here], self.first)
+
+
+Part = dict[str, np.ndarray]
+"""What an analysis keeps of one batch."""
+
+
+class Analysis:
+    """A measurement fed by the shared forward pass. Subclasses write what they need; the rest does nothing.
 
     The order of calls is `start`, then for every batch: `visit` once per block (and `visit_attention` once per attention
-    layer, if `needs_attention`) in forward order, then `update`; at the end `result`.
+    layer, if `needs_attention`) in forward order, then `update`; at the end `result`. What is kept of a batch must depend on
+    that batch alone: batches are spread over processes, and an interrupted measurement goes on where it stopped.
+
+    Attributes:
+        name: as the profile lists it.
+        needs_attention: whether to call `visit_attention`, which needs attention weights and so a slower implementation.
+        in_one_process: whether it keeps more than it returns, so that its images cannot be spread over processes.
     """
 
     name: str
-    needs_attention: bool
+    needs_attention: bool = False
+    in_one_process: bool = False
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
         """Prepare for a run. Raises `NotApplicableError` where the measurement means nothing."""
@@ -39,14 +79,27 @@ class Analysis(Protocol):
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
         """See one layer's attention weights, (batch, head, query, key); valid only during the call."""
 
-    def update(self, logits: Tensor | None, labels: Tensor) -> None:
-        """End a batch: logits (batch, class) or None, labels (batch,) with -1 for unknown."""
+    def update(self, batch: Batch) -> Part:
+        """End a batch and return what to keep of it. Passes of one's own through the network belong here.
 
-    def result(self) -> dict[str, xr.Variable]:
-        """Variables for the profile; the first axis is ``image`` or a batch axis."""
+        Gradients are off (``torch.no_grad``); where they are needed, ``torch.enable_grad`` switches them on.
+        """
+        return {}
+
+    def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
+        """Variables for the profile from what was kept of all batches, in order.
+
+        The first axis is ``image``, or one of the analysis' own. Coordinates are variables named as their one axis.
+        """
+        raise NotImplementedError
 
 
-class PerBlock:
+def joined(parts: list[Part], name: str) -> np.ndarray:
+    """One array of all parts that have it, along the first axis."""
+    return np.concatenate([part[name] for part in parts if name in part])
+
+
+class PerBlock(Analysis):
     """A pure function of one state, measured at every block: variables (image, block, *axes).
 
     Args:
@@ -56,8 +109,6 @@ class PerBlock:
         axes: names of the axes after ``image`` and ``block``.
         coordinates: values along those axes.
     """
-
-    needs_attention = False
 
     def __init__(
         self,
@@ -72,32 +123,28 @@ class PerBlock:
         self.name, self.function, self.unit, self.source = name, function, unit, source
         self.axes, self.coordinates = axes, coordinates or {}
         self._batch: dict[str, list[Tensor]] = {}
-        self._batches: dict[str, list[np.ndarray]] = {}
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
-        self._batch, self._batches = {}, {}
+        self._batch = {}
 
     def visit(self, block: Block, state: State) -> None:
         values = self.function(state)
         for name, value in (values if isinstance(values, dict) else {self.name: values}).items():
             self._batch.setdefault(name, []).append(value)
 
-    def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
-        raise AssertionError("not asked for")
+    def update(self, batch: Batch) -> Part:
+        seen, self._batch = self._batch, {}
+        # one transfer from the device for all blocks
+        together = {name: torch.stack(_filled_up(values), dim=1) for name, values in seen.items()}
+        return {name: values.cpu().numpy().astype(np.float32) for name, values in together.items()}
 
-    def update(self, logits: Tensor | None, labels: Tensor) -> None:
-        for name, values in self._batch.items():
-            together = torch.stack(_filled_up(values), dim=1)  # one transfer from the device for all blocks
-            self._batches.setdefault(name, []).append(together.cpu().numpy().astype(np.float32))
-        self._batch = {}
-
-    def result(self) -> dict[str, xr.Variable]:
+    def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
         found = {}
-        for name, batches in self._batches.items():
+        for name in parts[0]:
             axes = self.axes.get(name, ()) if isinstance(self.axes, Mapping) else self.axes
             unit = self.unit if isinstance(self.unit, str) else self.unit[name]
             about = {"unit": unit, "source": self.source, "long_name": name.replace("_", " ")}
-            found[name] = xr.Variable(("image", "block", *axes), np.concatenate(batches), about)
+            found[name] = xr.Variable(("image", "block", *axes), joined(parts, name), about)
         for axis, values in self.coordinates.items():
             found[axis] = xr.Variable((axis,), values)
         return found
