@@ -200,4 +200,4 @@ print(cost(), keep_memory(), cost())
     assert found[1] == str(platform.libc_ver()[0] == "glibc")
     if found[1] == "True":
         assert int(found[0]) > 5_000
-        assert int(found[2]) < 500
+        assert int(found[2]) < int(found[0]) / 2, "at most a stray block or two is fetched anew"
