@@ -135,8 +135,9 @@ class Run:
 
     def profile(self) -> Profile:
         variables: dict[str, xr.Variable] = {}
-        for analysis in self.analyses:
-            variables |= analysis.result(self.parts[analysis.name])
+        for analysis in list(self.analyses):
+            with self._dropping(analysis):
+                variables |= analysis.result(self.parts[analysis.name])
         coordinates = {name: value for name, value in variables.items() if value.dims == (name,)}
         data = xr.Dataset(
             {name: value for name, value in variables.items() if name not in coordinates},

@@ -41,8 +41,18 @@ ANALYSES = {
     "variance": "variance:variance",
     "attention_distance": "attention_distance:AttentionDistance",
     "predictions": "predictions:Predictions",
+    "noise": "noise:Noise",
+    "corruptions": "robustness:Corruptions",
+    "attacks": "attacks:Attacks",
+    "probes": "probes:Probes",
+    "localisation": "localisation:Localisation",
+    "heads": "heads:Heads",
+    "rollout": "attention_maps:Rollout",
+    "attention_entropy": "attention_maps:AttentionEntropy",
+    "position_embedding": "embeddings:PositionEmbedding",
+    "patch_filters": "embeddings:PatchFilters",
 }
-DEFAULT = tuple(ANALYSES)
+DEFAULT = ("cka", "fourier", "variance", "attention_distance", "predictions")
 
 
 def make_analysis(text: str, *, paper_mode: bool = False) -> Analysis:
@@ -81,4 +91,9 @@ def _option(text: str, factory: Any, name: str) -> tuple[str, Any]:
         if not value.isdigit():
             raise StudyError(f"{name}:{key} must be a whole number, got {value!r}")
         return key, int(value)
+    if isinstance(default, float):
+        try:
+            return key, float(value)
+        except ValueError:
+            raise StudyError(f"{name}:{key} must be a number, got {value!r}") from None
     return key, value

@@ -176,3 +176,17 @@ def per_block(
         return factory
 
     return decorate
+
+
+def require_classifier(checkpoint: Checkpoint) -> None:
+    """Raises `NotApplicableError` for a checkpoint without classes."""
+    if checkpoint.provenance.get("classes") is None:
+        raise NotApplicableError("this checkpoint has no classifier")
+
+
+def require_labels(batch: Batch) -> None:
+    """Raises `NotApplicableError` where no image of the batch has a label that the checkpoint knows."""
+    if not bool((batch.labels >= 0).any()):
+        raise NotApplicableError(
+            "no image has a label among the checkpoint's classes, so no answer is right; use images of its classes"
+        )
