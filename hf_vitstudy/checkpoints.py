@@ -13,6 +13,7 @@ import os
 import re
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .blocks import AttentionLayer, Block, attention_weights, find_blocks, hooked
+from .branches import Branch, branches_hooked, find_branches
 from .errors import StudyError
 from .states import State
 
@@ -63,6 +65,11 @@ class Checkpoint:
         height, width = self.provenance["image_size"]
         return height, width
 
+    @cached_property
+    def branches(self) -> list[Branch]:
+        """Both arms of every skip connection, found on random images when first asked for; empty without any."""
+        return find_branches(self.network, self.normalise(_random_images(self.image_size)), self.blocks)
+
     def prepare(self, image: np.ndarray) -> np.ndarray:
         """One decoded image resized and cropped as the checkpoint's processor does it: uint8 (3, height, width)."""
         return prepare(self.processor, image)
@@ -88,6 +95,7 @@ class Checkpoint:
         images: Tensor,
         visit: Callable[[Block, State], None] | None = None,
         visit_attention: Callable[[AttentionLayer, Tensor], None] | None = None,
+        visit_branch: Callable[[Branch, State, State], None] | None = None,
     ) -> tuple[Tensor | None, dict[str, State]]:
         """One forward pass.
 
@@ -95,6 +103,7 @@ class Checkpoint:
             images: (batch, 3, height, width) in [0, 1].
             visit: called with every block's state while it is there; without it, copies of all states are returned.
             visit_attention: called with every layer's attention weights (batch, head, query, key).
+            visit_branch: called with both addends of every skip connection.
 
         Returns:
             Logits (batch, class), None for a checkpoint without a classifier; and the states by block name, empty with
@@ -109,11 +118,16 @@ class Checkpoint:
             else:
                 visit(block, State(raw, block.grid, block.prefix_count))
 
+        def on_branch(branch: Branch, skip: Tensor, long: Tensor) -> None:
+            assert visit_branch is not None, "hooks are set only where there is a visitor"
+            visit_branch(branch, *(State(raw, branch.grid, branch.prefix_count) for raw in (skip, long)))
+
         layers = self.layers if visit_attention else []
         with (
             torch.inference_mode(),
             hooked(self.network, self.blocks, on_state),
             _attention_hooked(self.network, layers, visit_attention),
+            branches_hooked(self.network, self.branches if visit_branch else [], on_branch),
         ):
             output = self.network(self.normalise(images))
         logits = getattr(output, "logits", None)
@@ -173,6 +187,7 @@ def load_checkpoint(
     blocks: str | None = None,
     channels_last: bool | None = None,
     need_attention: bool = True,
+    untrained: int | None = None,
 ) -> Checkpoint:
     """A checkpoint from the Hub or a local folder, with its blocks found and checked.
 
@@ -184,6 +199,7 @@ def load_checkpoint(
         blocks: regular expression on module paths to read instead of the blocks found by structure.
         channels_last: memory format of convolutional networks; None decides by image size.
         need_attention: whether attention weights will be read.
+        untrained: seed of initial weights to use instead of the trained ones, which then need not be there.
 
     Raises:
         StudyError: nothing there, not safetensors, custom code, weights that do not fit, no blocks found.
@@ -192,8 +208,8 @@ def load_checkpoint(
         raise StudyError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
     name, revision = _split_revision(str(source))
     folder = Path(name).is_dir()
-    _refuse_unsafe(name, folder)
-    network, config = _load_network(name, revision, attn, need_attention)
+    _refuse_unsafe(name, folder, weights=untrained is None)
+    network, config = _load_network(name, revision, attn, need_attention, untrained)
     processor = _load_processor(name, revision)
     weights = weights_sha256(network)
     network = network.to(_device(device), DTYPES[dtype]).eval()
@@ -211,15 +227,18 @@ def load_checkpoint(
         "memory_format": "contiguous",
         "classes": _classes(network, config),
     }
-    checkpoint = Checkpoint(network, processor, [], [], Path(name).resolve().name if folder else name, provenance)
+    shown = Path(name).resolve().name if folder else name
+    if untrained is not None:
+        provenance["untrained_seed"] = untrained
+        shown += "-untrained"
+    checkpoint = Checkpoint(network, processor, [], [], shown, provenance)
     return _find_places(checkpoint, blocks, channels_last)
 
 
 def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: bool | None) -> Checkpoint:
     """Finds blocks on random images, then chooses the memory format by what kind of network it is."""
     height, width = checkpoint.image_size
-    generator = torch.Generator().manual_seed(0)
-    images = torch.rand(3, 3, height, width, generator=generator)
+    images = _random_images(checkpoint.image_size)
     try:
         checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
     except StudyError as error:
@@ -234,6 +253,10 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
         checkpoint.network = checkpoint.network.to(memory_format=torch.channels_last)
         checkpoint.provenance["memory_format"] = "channels_last"
     return checkpoint
+
+
+def _random_images(size: tuple[int, int]) -> Tensor:
+    return torch.rand(3, 3, *size, generator=torch.Generator().manual_seed(0))
 
 
 def module_paths(source: str | os.PathLike) -> list[str]:
@@ -257,12 +280,12 @@ def _split_revision(source: str) -> tuple[str, str | None]:
     return name, revision or None
 
 
-def _refuse_unsafe(name: str, folder: bool) -> None:
+def _refuse_unsafe(name: str, folder: bool, weights: bool = True) -> None:
     if folder:
         files = sorted(path.name for path in Path(name).iterdir())
         if "config.json" not in files:
             raise StudyError(f"{name} has no config.json; expected a folder as save_pretrained writes it")
-        if not any(file.endswith(".safetensors") for file in files):
+        if weights and not any(file.endswith(".safetensors") for file in files):
             raise StudyError(
                 f"{name} has no .safetensors file ({', '.join(files[:5])}); pickled weights can run code and are not loaded. "
                 "Load them where you trust them and save again with save_pretrained"
@@ -273,7 +296,9 @@ def _refuse_unsafe(name: str, folder: bool) -> None:
         )
 
 
-def _load_network(name: str, revision: str | None, attn: str, need_attention: bool) -> tuple[nn.Module, Any]:
+def _load_network(
+    name: str, revision: str | None, attn: str, need_attention: bool, untrained: int | None = None
+) -> tuple[nn.Module, Any]:
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING
 
@@ -288,9 +313,22 @@ def _load_network(name: str, revision: str | None, attn: str, need_attention: bo
         wanted = "eager" if attn == "auto" and need_attention else attn
         if wanted != "auto":
             options["attn_implementation"] = wanted
+        if untrained is not None:
+            return _untrained(auto, config, untrained, None if wanted == "auto" else wanted)
         network, info = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
     commit = getattr(config, "_commit_hash", None)
     network = _without_new_head(network, info, name)
+    network.config._commit_hash = commit
+    return network, network.config
+
+
+def _untrained(auto: Any, config: Any, seed: int, attn: str | None) -> tuple[nn.Module, Any]:
+    """The network with transformers' own initial weights, drawn on the CPU: the same on every device."""
+    options = {} if attn is None else {"attn_implementation": attn}
+    commit = getattr(config, "_commit_hash", None)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        network = auto.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     network.config._commit_hash = commit
     return network, network.config
 

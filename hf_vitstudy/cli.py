@@ -125,6 +125,9 @@ def measure(
     pattern: Annotated[
         str | None, typer.Option("--blocks", help="Regular expression on module paths to read.")
     ] = None,
+    untrained: Annotated[
+        int | None, typer.Option(help="Seed of initial weights to measure instead of the trained ones.")
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the profile; by default profiles/NAME.")] = None,
 ) -> None:
@@ -137,7 +140,8 @@ def measure(
     from .measuring import measure as measure_
 
     keep_memory()
-    folder = out or Path("profiles") / short_name(checkpoint)
+    twin = "" if untrained is None else "-untrained"
+    folder = out or Path("profiles") / (short_name(checkpoint) + twin)
     profile = measure_(
         checkpoint,
         images,
@@ -152,6 +156,7 @@ def measure(
         analyses=[name.strip() for name in analyses.split(",") if name.strip()],
         paper_mode=paper_mode,
         blocks=pattern,
+        untrained=untrained,
         workers=workers,
         out=folder,
     )
@@ -182,12 +187,19 @@ def compare(
     first: Annotated[Path, typer.Argument(help="Profile A.")],
     second: Annotated[Path, typer.Argument(help="Profile B.")],
     view: Annotated[str, typer.Option(help="Which Gram blocks: flatten, mean, cls, tokens, ...")] = "flatten",
-    permutations: Annotated[int, typer.Option(min=0, help="Draws of the permutation null.")] = 200,
+    measure: Annotated[
+        str, typer.Option(help="cka, rsa, rsa_gram, knn, cknna, or procrustes (measured with --analyses projection).")
+    ] = "cka",
+    deconfounded: Annotated[
+        bool, typer.Option("--deconfounded", help="CKA of what the pixels do not explain (Cui et al. 2022).")
+    ] = False,
+    k: Annotated[int, typer.Option("-k", min=1, help="Neighbours within a batch, for knn and cknna.")] = 5,
+    permutations: Annotated[int, typer.Option(min=0, help="Draws of CKA's permutation null.")] = 200,
     out: Annotated[
         Path | None, typer.Option(help="Write all cells of A-A, A-B and B-B to a .json or .csv file.")
     ] = None,
 ) -> None:
-    """CKA of every block of A with every block of B, with intervals; no model is loaded.
+    """CKA (or another similarity) of every block of A with every block of B, with intervals; no model is loaded.
 
     Example: vitstudy compare profiles/vit-base-patch16-224 profiles/resnet-50 --out cka.csv
     """
@@ -195,10 +207,19 @@ def compare(
     from .profile import load_profile
 
     comparison = compare_(load_profile(first), load_profile(second))
-    cross = comparison.cka("ab", view, permutations=permutations)
-    _print_best_matches(cross, comparison.a.name, comparison.b.name)
+    if deconfounded and measure != "cka":
+        raise StudyError(f"--deconfounded is of CKA, got --measure {measure}; leave one of the two out")
+
+    def similarity(of: str, permutations: int = 0) -> xr.Dataset:
+        if measure == "cka":
+            return comparison.cka(of, view, permutations=permutations, deconfounded=deconfounded)
+        return comparison.similarity(of, measure, view, k=k)
+
+    cross = similarity("ab", permutations)
+    what = "deconfounded CKA" if deconfounded else measure.upper() if measure in ("cka", "rsa", "cknna") else measure
+    _print_best_matches(cross, comparison.a.name, comparison.b.name, measure, what)
     if out is not None:
-        maps = {"aa": comparison.cka("aa", view), "ab": cross, "bb": comparison.cka("bb", view)}
+        maps = {"aa": similarity("aa"), "ab": cross, "bb": similarity("bb")}
         _write_maps(out, maps)
         typer.echo(f"all cells -> {out}")
 
@@ -272,12 +293,14 @@ def _plain(cell: Any) -> str:
     return escape(str(cell))
 
 
-def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str) -> None:
+def _print_best_matches(
+    cross: xr.Dataset, name_a: str, name_b: str, measure: str = "cka", what: str = "CKA"
+) -> None:
     from .comparison import best_matches
 
     rows = []
-    for index, best in enumerate(best_matches(cross["cka"].values.T)):
-        name, cells = cross["row"].values[index], cross["cka"].values[index]
+    for index, best in enumerate(best_matches(cross[measure].values.T)):
+        name, cells = cross["row"].values[index], cross[measure].values[index]
         if best < 0:
             rows.append((name, "undefined: the same for every image", "", ""))
             continue
@@ -287,7 +310,7 @@ def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str) -> None:
         p = f"{cross['p'].values[index, best]:.3f}" if "p" in cross else ""
         rows.append((name, str(cross["column"].values[best]), interval, p))
     title = f"most similar block of {name_b} for each block of {name_a}, n = {cross.attrs['n']} images"
-    _print_table(title, ("block", "most similar", "CKA [95 %]", "p"), rows)
+    _print_table(title, ("block", "most similar", f"{what} [95 %]", "p"), rows)
 
 
 def _print_judgements(judgements: list[Judgement]) -> None:

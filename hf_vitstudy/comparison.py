@@ -10,6 +10,9 @@ Linear CKA (Kornblith et al. 2019) with the unbiased HSIC of Song et al. 2012, s
 
 with Ã, B̃ the U-centred Gram matrices. A batch of n images weighs n(n-3) by itself, so a short last batch needs no care.
 The value is debiased: it may be negative, and is never clipped.
+
+What one number hides is read beside it: other similarities, the pixels taken out, what a block rests on (`caveats`), and the
+same map of networks that never learned (`excess_over_untrained`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import xarray as xr
 
 from .errors import StudyError
 from .profile import Profile
+from .similarities import MEASURES, SOURCES, Found, from_grams, monotone_matches, procrustes, residuals, spectrum
 from .stats import Estimate, Resampling, jackknife, percentile
 
 
@@ -38,7 +42,15 @@ class Comparison:
     b: Profile
     resampling: Resampling
 
-    def cka(self, of: str = "ab", view: str = "flatten", *, level: float = 0.95, permutations: int = 0) -> xr.Dataset:
+    def cka(
+        self,
+        of: str = "ab",
+        view: str = "flatten",
+        *,
+        level: float = 0.95,
+        permutations: int = 0,
+        deconfounded: bool = False,
+    ) -> xr.Dataset:
         """CKA of every block of one profile with every block of the other.
 
         Args:
@@ -46,6 +58,9 @@ class Comparison:
             view: which stored Gram blocks: ``flatten``, ``mean``, ``cls``, ``tokens``, or these with ``_rbf``, ``_exact``.
             level: of the interval.
             permutations: draws of the null hypothesis "the two blocks see unrelated images"; 0 leaves it out.
+            deconfounded: take out of every block what the pixels explain (Cui et al. 2022): CKA of the residuals of its Gram
+                matrices after regression on the pixels', each network's as it was shown them. The slope is held fixed in
+                intervals and null.
 
         Returns:
             (row, column) arrays ``cka``, ``low``, ``high`` (closed-form jackknife over images) and, with `permutations`,
@@ -53,10 +68,10 @@ class Comparison:
             NaN marks undefined cells: a block that is the same for every image, such as a class token before block 0.
 
         Raises:
-            StudyError: the view was not measured in both profiles.
+            StudyError: the view, or the pixels' Gram blocks, were not measured in both profiles.
         """
         rows, columns = self._sides(of)
-        kernels = self._kernels(view)
+        kernels = self._kernels(view, deconfounded)
         cross = kernels.cross(rows, columns)
         low, high = jackknife(cross.cka(), cross.without_each_image(), level)
         found = {"cka": cross.cka(), "low": low, "high": high}
@@ -64,7 +79,7 @@ class Comparison:
             found |= cross.permutation_null(permutations)
         return _matrix(found, self._profile(rows), self._profile(columns), n=int(kernels.sizes.sum()))
 
-    def cka_draws(self, of: str = "ab", view: str = "flatten") -> np.ndarray:
+    def cka_draws(self, of: str = "ab", view: str = "flatten", *, deconfounded: bool = False) -> np.ndarray:
         """CKA for the images as they are and for every bootstrap draw, (1 + draws, row, column).
 
         H is a sum over images, H = Σ_i c_i with c_i(A, B) = Σ_j Ã_ij B̃_ij, and changes by 2 c_i to first order when image i
@@ -72,7 +87,153 @@ class Comparison:
         twice into a Gram matrix would count its similarity with itself.
         """
         rows, columns = self._sides(of)
-        return self._kernels(view).cross(rows, columns).draws(self.resampling)
+        return self._kernels(view, deconfounded).cross(rows, columns).draws(self.resampling)
+
+    def similarity(
+        self, of: str = "ab", measure: str = "rsa", view: str = "flatten", *, k: int = 5, level: float = 0.95
+    ) -> xr.Dataset:
+        """Similarity of every block of one profile with every block of the other, by any of `MEASURES`.
+
+        Args:
+            of: ``aa``, ``ab``, ``ba`` or ``bb``.
+            measure: ``cka``; ``rsa``: Spearman correlation of the distances between images, ``rsa_gram``: of their inner
+                products; ``knn``: shared share of the k nearest images; ``cknna``: CKA of mutual neighbours alone, which is
+                `cka` at k = images in a batch - 1; ``procrustes``: on the stored random projection, whatever the view.
+            view: which Gram blocks.
+            k: neighbours, within a batch, for ``knn`` and ``cknna``.
+            level: of the interval.
+
+        Returns:
+            (row, column) arrays named as the measure, ``low``, ``high``, and ``chance``, the mean for shuffled images, where
+            it is not zero: for ``knn`` (k / (images in a batch - 1)), ``cknna`` and ``procrustes``. The attribute
+            ``resampled`` says what the jackknife leaves out: images for ``cka`` and ``procrustes``, else batches.
+
+        Raises:
+            StudyError: unknown measure, or what it needs was not measured.
+        """
+        if measure not in MEASURES:
+            raise StudyError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
+        if measure == "cka":
+            return self.cka(of, view, level=level).assign_attrs(_about(measure, "image"))
+        first, second = (self._profile(side) for side in self._sides(of))
+        if measure == "procrustes":
+            found: Found = procrustes(first, second, level=level)
+            return _matrix(found, first, second, n=self.a.n_images).assign_attrs(_about(measure, "image"))
+        found = from_grams(first, second, measure, view, k=k, level=level)
+        n = int(self.a.batch_sizes(view).sum())
+        return _matrix(found, first, second, n=n).assign_attrs(_about(measure, "batch"), k=k)
+
+    def influence(self, of: str = "ab", view: str = "flatten", *, deconfounded: bool = False) -> xr.Dataset:
+        """How far one image can move each cell of the CKA map: (row, column) ``influence`` and ``image``.
+
+        ``influence`` is the largest change, with its sign, when one image is left out; ``image`` is that image's place among
+        all, -1 for undefined cells. A cell that one image decides says little of the others.
+        """
+        rows, columns = self._sides(of)
+        kernels = self._kernels(view, deconfounded)
+        cross = kernels.cross(rows, columns)
+        change = cross.without_each_image() - cross.cka()
+        image = np.where(np.isnan(change), -1, np.abs(change)).argmax(0)
+        found = {
+            "influence": np.take_along_axis(change, image[None], 0)[0],
+            "image": np.where(np.isnan(change).all(0), -1, image),
+        }
+        return _matrix(found, self._profile(rows), self._profile(columns), n=int(kernels.sizes.sum()))
+
+    def block_structure(
+        self,
+        of: str = "aa",
+        view: str = "flatten",
+        *,
+        parts: int = 0,
+        same_distance: bool = False,
+        level: float = 0.95,
+    ) -> Estimate:
+        """Within-stage minus across-stage CKA of one network, over pairs of different blocks; 0 for one grid of likeness.
+
+        Within stages, blocks are also nearer to each other, so a network that only drifts with depth scores above 0 too:
+        `parts` gives what it scores when its depth is cut anywhere, `same_distance` compares like with like.
+
+        Args:
+            of: ``aa`` or ``bb``.
+            parts: equal parts of depth that stand in for stages, for a network without any or as a baseline; 0 takes the
+                network's own stages.
+            same_distance: compare only pairs equally many blocks apart: the mean over distances of the contrast at each,
+                weighted by within · across / (within + across) pairs, as least squares with a level per distance does.
+
+        Raises:
+            StudyError: one stage only, or no distance with both kinds of pairs.
+        """
+        rows, columns = self._sides(of)
+        if rows != columns:
+            raise StudyError(f"block structure is of one network: of must be 'aa' or 'bb', got {of!r}")
+        data = self._profile(rows).data
+        stage = data["stage"].values
+        if parts:
+            stage = np.minimum((data["depth"].values * parts).astype(int), parts - 1)
+        draws = self.cka_draws(of, view)
+        first, second = np.triu_indices(len(stage), k=1)
+        cells = draws[:, first, second]
+        defined = ~np.isnan(cells[0])
+        cells, apart = cells[:, defined], (second - first)[defined]
+        within = (stage[first] == stage[second])[defined]
+        contrast = _contrast(cells, within, apart if same_distance else np.zeros_like(apart))
+        if contrast is None:
+            raise StudyError(
+                f"{self._profile(rows).name} has no pairs of blocks within and across stages; give parts=4"
+            )
+        return self.resampling.estimate(contrast, level)
+
+    def matches(self, of: str = "ab", view: str = "flatten", level: float = 0.95) -> xr.Dataset:
+        """For every block of the second network (column) the most similar block of the first, and how deep it lies.
+
+        Returns:
+            (column,) ``best``: the block with the highest CKA, whatever its place; ``path``: the block on the monotone path
+            with the highest sum of CKA (`monotone_matches`); and their depths ``best_depth``, ``path_depth`` with ``_low``
+            and ``_high`` (percentiles of the bootstrap over images). Blocks of the second network that are the same for every
+            image are left out.
+        """
+        rows, columns, depth = self._matched(of, view)
+        names, of_columns = self._profile(rows[0]).data["block"].values, self._profile(rows[1]).data
+        found: dict[str, np.ndarray] = {}
+        for name, indices in columns.items():
+            low, high = percentile(depth[indices], level)
+            found |= {name: names[indices[0]], f"{name}_depth": depth[indices[0]]}
+            found |= {f"{name}_depth_low": low, f"{name}_depth_high": high}
+        kept = rows[2]
+        coordinates = {
+            "column": of_columns["block"].values[kept],
+            "column_depth": ("column", of_columns["depth"].values[kept]),
+        }
+        return xr.Dataset({key: ("column", value) for key, value in found.items()}, coordinates)
+
+    def matched_depth(
+        self, at: float = 0.5, of: str = "ab", view: str = "flatten", *, method: str = "path", level: float = 0.95
+    ) -> Estimate:
+        """How deep in the first network the second is reached at the relative depth `at` (Raghu et al. 2021, Fig 2).
+
+        Args:
+            at: relative depth in the second network, between its blocks by linear interpolation.
+            method: ``path`` or ``best``, see `matches`.
+        """
+        if method not in ("path", "best"):
+            raise StudyError(f"method must be 'path' or 'best', got {method!r}")
+        (_, second, kept), columns, depth = self._matched(of, view)
+        places = self._profile(second).data["depth"].values[kept]
+        rows = _interpolate(depth[columns[method]], places, np.array([at]))[:, 0]
+        return self.resampling.estimate(rows, level)
+
+    def _matched(self, of: str, view: str) -> tuple[tuple[str, str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+        """Both sides and the second's defined blocks; rows matched to those for the data and every draw; rows' depths."""
+        rows, columns = self._sides(of)
+        draws = self.cka_draws(of, view)
+        kept = ~np.isnan(draws[0]).all(0)
+        if not kept.any():
+            raise StudyError("no block has a defined CKA, so none can be matched; use another view")
+        cells = draws[:, :, kept]
+        best = np.where(np.isnan(cells), -np.inf, cells).argmax(1)
+        matched = {"best": best, "path": monotone_matches(cells)}
+        return (rows, columns, kept), matched, self._profile(rows).data["depth"].values
 
     def agreement(self) -> Estimate:
         """Share of images for which both checkpoints predict the same class.
@@ -109,13 +270,14 @@ class Comparison:
     def _profile(self, side: str) -> Profile:
         return self.a if side == "a" else self.b
 
-    def _kernels(self, view: str) -> Kernels:
-        if view not in self._cache:
-            self._cache[view] = Kernels(self.a, self.b, view)
-        return self._cache[view]
+    def _kernels(self, view: str, deconfounded: bool = False) -> Kernels:
+        key = view, deconfounded
+        if key not in self._cache:
+            self._cache[key] = Kernels(self.a, self.b, view, deconfounded=deconfounded)
+        return self._cache[key]
 
     @cached_property
-    def _cache(self) -> dict[str, Kernels]:
+    def _cache(self) -> dict[tuple[str, bool], Kernels]:
         return {}
 
 
@@ -134,6 +296,75 @@ def compare(a: Profile, b: Profile, *, draws: int = 1000, seed: int = 0) -> Comp
     return Comparison(a, b, Resampling(a.n_images, draws, seed))
 
 
+def excess_over_untrained(
+    trained: Comparison, untrained: Comparison, of: str = "ab", view: str = "flatten", *, level: float = 0.95
+) -> xr.Dataset:
+    """CKA of two trained networks less that of the same two with initial weights: what training made alike.
+
+    Untrained networks are alike because images that look alike are alike in any network (Cui et al. 2022); measure the twins
+    with ``--untrained SEED`` on the same images.
+
+    Returns:
+        (row, column) arrays ``cka``, ``untrained``, ``excess``, and ``low`` and ``high`` of the excess: a jackknife over
+        images that leaves each out of both maps at once. It says nothing of other initial weights; measure several.
+
+    Raises:
+        StudyError: other images, or twins with other blocks.
+    """
+    if trained.a.images_sha256 != untrained.a.images_sha256:
+        raise StudyError(f"the untrained twins were measured on different images; {_REMEDY}")
+    kernels = [pair._kernels(view) for pair in (trained, untrained)]
+    if not np.array_equal(kernels[0].sizes, kernels[1].sizes):
+        raise StudyError("the untrained twins hold Gram blocks of other batches; measure with the same --batch-size")
+    sides = trained._sides(of)
+    for side in sides:
+        mine, theirs = (pair._profile(side) for pair in (trained, untrained))
+        if mine.data["block"].values.tolist() != theirs.data["block"].values.tolist():
+            raise StudyError(f"{theirs.name} has other blocks than {mine.name}, so it is no twin of it")
+    maps = [each.cross(*sides) for each in kernels]
+    cka, base = (each.cka() for each in maps)
+    low, high = jackknife(cka - base, maps[0].without_each_image() - maps[1].without_each_image(), level)
+    found = {"cka": cka, "untrained": base, "excess": cka - base, "low": low, "high": high}
+    rows, columns = (trained._profile(side) for side in sides)
+    return _matrix(found, rows, columns, n=int(kernels[0].sizes.sum()))
+
+
+def caveats(profile: Profile, view: str = "flatten", *, level: float = 0.95) -> xr.Dataset:
+    """What to read beside a CKA map of `profile`, per block: its `spectrum`, and how far one image moves its cells.
+
+    Returns:
+        (block,) arrays: those of `spectrum`, and of the map of the profile with itself ``influence``: the largest change of a
+        cell in the block's row when one image is left out, ``influence_image``: that image's place, and ``influence_block``:
+        the other block of that cell. NaN, -1 and an empty name where nothing is defined.
+    """
+    found = Comparison(profile, profile, Resampling(profile.n_images, draws=1)).influence("aa", view)
+    change, image = found["influence"].values, found["image"].values
+    undefined = np.isnan(change).all(1)
+    column = np.where(np.isnan(change), -1, np.abs(change)).argmax(1)[:, None]
+    other = np.where(undefined, "", profile.data["block"].values[column[:, 0]].astype(str))
+    return spectrum(profile, view, level).assign(
+        influence=("block", np.take_along_axis(change, column, 1)[:, 0]),
+        influence_image=("block", np.take_along_axis(image, column, 1)[:, 0]),
+        influence_block=("block", other),
+    )
+
+
+def _contrast(cells: np.ndarray, within: np.ndarray, group: np.ndarray) -> np.ndarray | None:
+    """Mean within less mean across, cells (draw, pair), in each group of pairs and then over groups: (draw,)."""
+    total, weights = np.zeros(len(cells)), 0.0
+    for value in np.unique(group):
+        inside, outside = (group == value) & within, (group == value) & ~within
+        weight = inside.sum() * outside.sum() / (group == value).sum()
+        if weight:
+            total += weight * (cells[:, inside].mean(1) - cells[:, outside].mean(1))
+            weights += weight
+    return total / weights if weights else None
+
+
+def _about(measure: str, resampled: str) -> dict[str, str]:
+    return {"measure": measure, "source": SOURCES[measure], "resampled": resampled}
+
+
 _REMEDY = "measure both with the same --images, --split, --revision, --n and --seed"
 
 
@@ -150,17 +381,18 @@ def _what_differs(a: Profile, b: Profile) -> str:
 
 
 class Kernels:
-    """The Gram blocks of two profiles, ready to multiply."""
+    """The Gram blocks of two profiles, ready to multiply; `deconfounded`, what the pixels leave of them."""
 
-    def __init__(self, a: Profile, b: Profile, view: str) -> None:
+    def __init__(self, a: Profile, b: Profile, view: str, *, deconfounded: bool = False) -> None:
         self.sizes = a.batch_sizes(view)
         if not np.array_equal(self.sizes, b.batch_sizes(view)):
             raise StudyError(
                 f"{a.name} and {b.name} hold Gram blocks of different batches "
                 f"({self.sizes.max()} against {b.batch_sizes(view).max()} images); measure both with the same --batch-size"
             )
-        self.grams = {"a": _unit_scale(a.gram(view))}
-        self.grams["b"] = self.grams["a"] if b is a else _unit_scale(b.gram(view))
+        grams = _without_pixels if deconfounded else Profile.gram
+        self.grams = {"a": _unit_scale(grams(a, view))}
+        self.grams["b"] = self.grams["a"] if b is a else _unit_scale(grams(b, view))
         self._cross: dict[tuple[str, str], CrossKernels] = {}
 
     def cross(self, rows: str, columns: str) -> CrossKernels:
@@ -170,6 +402,15 @@ class Kernels:
                 self.grams[rows], self.grams[columns], self.sizes, same=rows == columns
             )
         return self._cross[rows, columns]
+
+
+def _without_pixels(profile: Profile, view: str) -> np.ndarray:
+    if not np.array_equal(profile.batch_sizes("input"), profile.batch_sizes(view)):
+        raise StudyError(
+            f"{profile.name} holds Gram blocks of the pixels and of {view!r} of different batches; "
+            "measure both in one run, without cka:exact"
+        )
+    return residuals(_unit_scale(profile.gram(view)), _unit_scale(profile.gram("input")))
 
 
 def _unit_scale(blocks: np.ndarray) -> np.ndarray:

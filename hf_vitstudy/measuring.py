@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from .analyses import DEFAULT, Analysis, Batch, NotApplicableError, Part, make_analysis
 from .blocks import AttentionLayer, Block
+from .branches import Branch
 from .checkpoints import Checkpoint, load_checkpoint
 from .errors import StudyError
 from .images import ImageSet, digest, load_images, set_digest
@@ -42,6 +43,7 @@ def measure(
     dtype: str = "float32",
     attn: str = "auto",
     blocks: str | None = None,
+    untrained: int | None = None,
     workers: int | None = None,
     progress: bool = True,
     out: str | os.PathLike | None = None,
@@ -56,6 +58,7 @@ def measure(
         analyses: names with options, such as ``cka:pool=mean``, or `Analysis` objects.
         paper_mode: also measure by the published codes' definitions where they differ.
         device, dtype, attn, blocks: of the network; see `load_checkpoint`.
+        untrained: seed of initial weights to measure instead of the trained ones.
         workers: processes that decode images; None takes the cores left, at most four.
         progress: show a bar.
         out: folder to save the profile to.
@@ -72,8 +75,16 @@ def measure(
     if not isinstance(checkpoint, Checkpoint):
         need_attention = any(analysis.needs_attention for analysis in wanted)
         checkpoint = load_checkpoint(
-            checkpoint, device=device, dtype=dtype, attn=attn, blocks=blocks, need_attention=need_attention
+            checkpoint,
+            device=device,
+            dtype=dtype,
+            attn=attn,
+            blocks=blocks,
+            need_attention=need_attention,
+            untrained=untrained,
         )
+    elif untrained is not None:
+        raise StudyError("untrained is of a checkpoint still to be loaded; give its name, or load_checkpoint(..., untrained=0)")
     if not isinstance(images, ImageSet):
         images = load_images(images, split=split, revision=revision, n=n, seed=seed)
     run = Run(checkpoint, images, wanted, batch_size)
@@ -124,9 +135,15 @@ class Run:
                 with self._dropping(analysis):
                     analysis.visit_attention(layer, weights)
 
+        def visit_branch(branch: Branch, skip: State, long: State) -> None:
+            for analysis in [a for a in self.analyses if a.needs_branches]:
+                with self._dropping(analysis):
+                    analysis.visit_branch(branch, skip, long)
+
+        branches = visit_branch if any(a.needs_branches for a in self.analyses) else None
         attention = visit_attention if any(a.needs_attention for a in self.analyses) else None
         images = pixels.to(self.checkpoint.device, non_blocking=True).float().div_(255)
-        logits, _ = self.checkpoint.read(images, visit, attention)
+        logits, _ = self.checkpoint.read(images, visit, attention, branches)
         batch = Batch(images, logits, self.labels(labels), labels, first=len(self.digests))
         for analysis in list(self.analyses):
             with self._dropping(analysis), torch.no_grad():

@@ -60,7 +60,8 @@ class Profile:
     @property
     def views(self) -> list[str]:
         """The stored kinds of Gram blocks, such as ``flatten`` or ``mean``."""
-        return [str(name).removeprefix("gram_") for name in self.data.data_vars if str(name).startswith("gram_")]
+        grams = [str(name) for name, array in self.data.data_vars.items() if "block" in array.dims]
+        return [name.removeprefix("gram_") for name in grams if name.startswith("gram_")]
 
     def has(self, kind: str) -> bool:
         """Whether any block is of this kind (``attention``, ``mlp``, ``conv``, ``block``)."""
@@ -91,6 +92,26 @@ class Profile:
         blocks = np.zeros((*packed.shape[:2], n, n), dtype=np.float32)
         blocks[..., rows, columns] = packed * scale[..., None].astype(np.float32)
         blocks += blocks.swapaxes(-1, -2)
+        return blocks
+
+    def centred_gram(self, view: str = "flatten") -> np.ndarray:
+        """Mean-centred Gram blocks, (block, batch, image, image) float64: inner products of features less their batch mean.
+
+        U-centring loses only the diagonal d, which is stored: the rows of a mean-centred matrix sum to zero, so that without
+        the diagonal they sum to -d, and U-centring can be undone: K_ij = Ũ_ij - (d_i + d_j) / (n-2) + Σd / ((n-1)(n-2)).
+        Exact up to the rounding of the stored halves, 2^-11 of an entry. Images of a short last batch are followed by zeros.
+
+        Raises:
+            StudyError: the profile was measured before diagonals were stored.
+        """
+        square = self[f"square_{view}"].values.astype(np.float64)
+        n = self.batch_sizes(view).astype(np.float64)[:, None, None]
+        real = np.arange(square.shape[-1]) < n[:, 0]
+        total = square.sum(-1)[..., None, None] / ((n - 1) * (n - 2))
+        blocks = self.gram(view) - (square[..., :, None] + square[..., None, :]) / (n - 2) + total
+        blocks *= real[:, :, None] & real[:, None, :]
+        places = np.arange(square.shape[-1])
+        blocks[..., places, places] = square
         return blocks
 
     def batch_sizes(self, view: str = "flatten") -> np.ndarray:
@@ -298,7 +319,9 @@ def merge(profiles: Iterable[Profile]) -> Profile:
                 raise StudyError(f"cannot merge {first.name} and {other.name}: different {what}; use compare instead")
     data = first.data
     for other in profiles[1:]:
-        kept = data.drop_vars([name for name in other.data.data_vars if name in data])
+        replaced = {str(name) for name in other.data.data_vars}  # a diagonal never outlives the matrix it was taken from
+        replaced |= {name.replace("gram_", "square_", 1) for name in replaced if name.startswith("gram_")}
+        kept = data.drop_vars([name for name in data.data_vars if name in replaced])
         try:
             data = kept.merge(other.data, join="exact", compat="no_conflicts")
         except ValueError as error:

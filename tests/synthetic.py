@@ -16,6 +16,7 @@ def gram_variables(features: list[np.ndarray], block: int, view: str = "flatten"
     sizes = [min(block, n - start) for start in range(0, n, block)]
     sizes = [size for size in sizes if size >= 4]
     packed = np.zeros((len(features), len(sizes), block * (block - 1) // 2), dtype=np.float64)
+    square = np.zeros((len(features), len(sizes), block), dtype=np.float32)
     rows, columns = np.triu_indices(block, k=1)
     for place, values in enumerate(features):
         for batch, size in enumerate(sizes):
@@ -23,6 +24,8 @@ def gram_variables(features: list[np.ndarray], block: int, view: str = "flatten"
             centred = np.zeros((block, block))
             centred[:size, :size] = u_centre(x @ x.T)
             packed[place, batch] = centred[rows, columns]
+            x = x - x.mean(0)
+            square[place, batch, :size] = (x * x).sum(1)
     scale = np.abs(packed).max(-1)
     packed = np.divide(packed, scale[..., None], out=np.zeros_like(packed), where=scale[..., None] > 0)
     batch, pair = f"{view}_batch", f"{view}_pair"
@@ -33,6 +36,7 @@ def gram_variables(features: list[np.ndarray], block: int, view: str = "flatten"
             {"unit": "1", "source": "Nguyen et al. 2021, eq. 3"},
         ),
         f"scale_{view}": (("block", batch), scale.astype(np.float32)),
+        f"square_{view}": (("block", batch, f"{view}_place"), square),
         f"size_{view}": ((batch,), np.array(sizes, dtype=np.int32)),
     }
 

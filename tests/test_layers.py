@@ -1,9 +1,9 @@
 """Imports go only downward, and the reading half never needs torch.
 
-    states, kernels < blocks < checkpoints, images, corruptions, grading < analyses < measuring < training
+    states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < stats < profile, metrics < comparison, robustness < local_heads < claims < figures < report, cards
+    errors < stats < profile, metrics < similarities < comparison, robustness < local_heads < claims < figures < report, cards
                                                                           the reading half: numpy and xarray
     demo, cli, evaluation_modules                                         on top of both
 
@@ -24,17 +24,17 @@ import hf_vitstudy
 
 
 PACKAGE = Path(hf_vitstudy.__file__).parent
-READING = [["errors"], ["stats"], ["profile", "metrics"], ["comparison", "robustness"], ["local_heads"], ["claims"]]
+READING = [["errors"], ["stats"], ["profile", "metrics"], ["similarities"], ["comparison", "robustness"], ["local_heads"], ["claims"]]
 READING += [["figures"], ["report", "cards"]]
 NETWORKS = [
     ["configuration_alternet", "configuration_local_vit"],
     ["modeling_alternet", "modeling_local_vit"],
     ["models"],
 ]
-MEASURING = [*NETWORKS, ["states", "kernels"], ["blocks"], ["checkpoints", "images", "corruptions", "grading"]]
-MEASURING += [["analyses"], ["measuring"], ["training"]]
+MEASURING = [*NETWORKS, ["states", "kernels"], ["blocks"], ["branches"]]
+MEASURING += [["checkpoints", "images", "corruptions", "grading"], ["analyses"], ["measuring"], ["training"]]
 TOP = {"demo", "cli", "__main__", "evaluation_modules"}
-FOLDERS = {"analyses", "training"}  # whose files may know each other
+FOLDERS = {"analyses", "figures", "training"}  # whose files may know each other
 OFFICE = {"__init__"}  # hands out names of every layer on first use
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "gradio"}
 

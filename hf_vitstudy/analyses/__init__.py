@@ -41,6 +41,7 @@ ANALYSES = {
     "variance": "variance:variance",
     "attention_distance": "attention_distance:AttentionDistance",
     "predictions": "predictions:Predictions",
+    "projection": "projection:Projection",
     "noise": "noise:Noise",
     "corruptions": "robustness:Corruptions",
     "attacks": "attacks:Attacks",
@@ -51,6 +52,10 @@ ANALYSES = {
     "attention_entropy": "attention_maps:AttentionEntropy",
     "position_embedding": "embeddings:PositionEmbedding",
     "patch_filters": "embeddings:PatchFilters",
+    "skip_ratio": "skip_ratio:SkipRatio",
+    "lesions": "lesions:Lesions",
+    "skip_removal": "lesions:SkipRemoval",
+    "receptive_field": "receptive_field:ReceptiveField",
 }
 DEFAULT = ("cka", "fourier", "variance", "attention_distance", "predictions")
 

@@ -11,6 +11,7 @@ import xarray as xr
 from torch import Tensor
 
 from ..blocks import AttentionLayer, Block
+from ..branches import Branch
 from ..checkpoints import Checkpoint
 from ..states import State
 
@@ -56,18 +57,21 @@ Part = dict[str, np.ndarray]
 class Analysis:
     """A measurement fed by the shared forward pass. Subclasses write what they need; the rest does nothing.
 
-    The order of calls is `start`, then for every batch: `visit` once per block (and `visit_attention` once per attention
-    layer, if `needs_attention`) in forward order, then `update`; at the end `result`. What is kept of a batch must depend on
-    that batch alone: batches are spread over processes, and an interrupted measurement goes on where it stopped.
+    The order of calls is `start`, then for every batch: `visit` once per block in forward order (and among them
+    `visit_attention` once per attention layer, if `needs_attention`, and `visit_branch` once per skip connection, if
+    `needs_branches`), then `update`; at the end `result`. What is kept of a batch must depend on that batch alone: batches are
+    spread over processes, and an interrupted measurement goes on where it stopped.
 
     Attributes:
         name: as the profile lists it.
         needs_attention: whether to call `visit_attention`, which needs attention weights and so a slower implementation.
+        needs_branches: whether to call `visit_branch`.
         in_one_process: whether it keeps more than it returns, so that its images cannot be spread over processes.
     """
 
     name: str
     needs_attention: bool = False
+    needs_branches: bool = False
     in_one_process: bool = False
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
@@ -78,6 +82,9 @@ class Analysis:
 
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:
         """See one layer's attention weights, (batch, head, query, key); valid only during the call."""
+
+    def visit_branch(self, branch: Branch, skip: State, long: State) -> None:
+        """See what one skip connection carries on and what its branch adds; valid only during the call."""
 
     def update(self, batch: Batch) -> Part:
         """End a batch and return what to keep of it. Passes of one's own through the network belong here.
