@@ -10,8 +10,9 @@ A recipe is a YAML file with the fields of `hf_vitstudy.training.settings.Config
 (``optimizer.lr=1e-3``). The output is a folder as `save_pretrained` writes it, with a model card, ``training.json``
 (settings, metrics, versions) and ``log.jsonl``; every other command of the project reads it as a checkpoint.
 
-A killed run, started again by the same command, ends with the same weights to the bit (same machine, same number of
-processes), because nothing random has a state that could be lost: see `hf_vitstudy.training.order`.
+A killed run, started again by the same command, ends with the same weights to the bit on a CPU (same machine, same number of
+processes), because nothing random has a state that could be lost: see `hf_vitstudy.training.order`. On a GPU the kernels
+themselves may give other bits each time; ``deterministic=true`` chooses those that do not, where there are any.
 """
 
 from __future__ import annotations
@@ -20,12 +21,14 @@ import argparse
 import importlib.util
 import json
 import math
+import os
 import platform
 import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from datetime import timedelta
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -33,7 +36,7 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast
+from accelerate.utils import InitProcessGroupKwargs, broadcast, gather_object
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
@@ -57,7 +60,7 @@ from hf_vitstudy.training.data import (
     load_batches,
     open_data,
 )
-from hf_vitstudy.training.model import build_model, make_processor, pin
+from hf_vitstudy.training.model import build_model, freeze_unused, hash_checkpoint, make_processor, pin
 from hf_vitstudy.training.optimisation import (
     Guard,
     layer_depths,
@@ -150,6 +153,7 @@ class Normaliser:
 
 # --------------------------------------------------------------------------------------------------------- evaluation
 
+BATCH = 128  # images at most; not the processes' own share, or the metrics would depend on their number
 SCORES = ("correct", "top5", "nll", "confidence")  # of an image, see `image_scores`
 
 
@@ -163,7 +167,7 @@ def evaluate(
     one: processes may have different numbers of batches, and DDP would wait for the missing one.
     """
     n, rank, world = len(pictures), accelerator.process_index, accelerator.num_processes
-    size = config.batch_size // config.accumulation
+    size = min(config.batch_size // config.accumulation, BATCH)
     batches = [range(start, min(start + size, n)) for start in range(0, n, size)][rank::world]
     device = accelerator.device
     found = torch.zeros(5, n, dtype=exact(device), device=device)  # four scores and a count, by image
@@ -245,6 +249,13 @@ def flat(settings: dict[str, Any], where: str = "") -> dict[str, Any]:
 
 def _plain(value: Any) -> bool:
     return isinstance(value, int | float | str)
+
+
+def make_deterministic() -> None:
+    """Kernels that give the same bits again; where there is none, a warning. Before anything runs on the GPU."""
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.backends.cudnn.benchmark = False
+    torch.use_deterministic_algorithms(True, warn_only=True)
 
 
 def quieten_libraries() -> None:
@@ -333,29 +344,40 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("config", help="recipe: a YAML file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
     options = parser.parse_args(arguments)
-    config = pin(read_config(options.config, options.overrides, recipes_folder() / "configs"))
+    config = read_config(options.config, options.overrides, recipes_folder() / "configs")
     folder = Path(config.output)
+
+    # What an earlier start left: a finished run, a checkpoint to go on from, or another run.
+    record, state = read_record(folder), newest_checkpoint(folder / RESUME, say)
+    before = record or state
+    config = pin(config, before["config"]["model"].get("checkpoint") if before else None)
     check_trackers(config.log_with)
     if config.precision == "fp16" and not torch.cuda.is_available():
         raise StudyError("precision: fp16 needs a GPU; use bf16 or no")
+    if config.deterministic:
+        make_deterministic()
     quieten_libraries()
     accelerator = Accelerator(
         mixed_precision=config.precision,
         gradient_accumulation_steps=config.accumulation,
         log_with=config.log_with or None,
         project_dir=folder / "trackers" if config.log_with else None,
+        # the others wait while the first measures a profile or writes a checkpoint; NCCL gives up after ten minutes
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
 
     processor = make_processor(config)
     data = load_data(config, processor)
     schedule = make_schedule(config, data.n)
-    run = {"config": identity(config), "data": data.describe()}
+    run = {"config": identity(config), "data": data.describe(), "checkpoint_sha256": hash_checkpoint(config)}
 
-    # What an earlier start left: a finished run, a checkpoint to go on from, or another run.
-    record, state = read_record(folder), newest_checkpoint(folder / RESUME, say)
     changed = changes(record, run) or changes(state, run)
-    accelerator.wait_for_everyone()
+    found = gather_object([(record is not None, state["step"] if state is not None else None, changed)])
+    if any(other != found[0] for other in found):
+        raise StudyError(
+            f"the processes find different things in {folder}; it must lie on a disk that all of them share"
+        )
     if changed and not config.replace:
         raise StudyError(
             f"{folder} holds another run ({'; '.join(changed[:3])}); choose another output, or replace=true to delete it"
@@ -370,9 +392,9 @@ def main(arguments: list[str] | None = None) -> None:
     # Model and optimizer. The learning rate is set by hand: a prepared scheduler steps once per process.
     normalise = Normaliser(processor, device, config.channels_last)
     plain = build_model(config, data.classes)
-    depths = None
-    if config.optimizer.layer_decay is not None:
-        depths = layer_depths(plain, torch.randn(2, 3, *data.size, generator=torch.Generator().manual_seed(0)))
+    probe = torch.randn(2, 3, *data.size, generator=torch.Generator().manual_seed(0))
+    freeze_unused(plain, probe)
+    depths = layer_depths(plain, probe) if config.optimizer.layer_decay is not None else None
     if config.channels_last:
         plain.to(memory_format=torch.channels_last)
     plain.to(device)
@@ -383,10 +405,17 @@ def main(arguments: list[str] | None = None) -> None:
     network = plain if average is None else average.module  # what is tested and saved
     choice, guard = Choice(config), Guard(device)
 
+    # Profiles of another run, or of other images, are none of this one; the network has not learned yet.
+    folder.mkdir(parents=True, exist_ok=True)
+    watched = asdict(config.profile) | {"every": None} if config.profile else None
+    if accelerator.is_main_process and (state is None or watched not in (None, state["watched"])):
+        shutil.rmtree(folder / PROFILES, ignore_errors=True)
+    if config.profile and accelerator.is_main_process:
+        save_profile(folder, network, processor, config, 0)
+
     # Where an earlier start was killed, go on from its newest complete checkpoint.
     # sums of loss, correct, images since the last line of the log; in 64 bits, so that their order does not matter
     first, window = 0, torch.zeros(3, dtype=exact(device), device=device)
-    folder.mkdir(parents=True, exist_ok=True)
     if state is not None:
         first, choice.state, guard.skipped = state["step"], state["choice"], state["skipped"]
         plain.load_state_dict(state["model"])
@@ -401,8 +430,6 @@ def main(arguments: list[str] | None = None) -> None:
     if config.log_with:
         names = {"trackio": {"name": folder.name, "resume": "allow"}, "wandb": {"name": folder.name}}
         accelerator.init_trackers("hf_vitstudy", config=flat(run["config"]), init_kwargs=names)
-    if config.profile and accelerator.is_main_process and first == 0:
-        save_profile(folder, network, processor, config, 0)
 
     augment, mix = (
         Augment(config.augment, data.size, normalise.colour, config.seed),
@@ -443,8 +470,7 @@ def main(arguments: list[str] | None = None) -> None:
                 accelerator.backward(loss)
                 if accelerator.sync_gradients:
                     norm = accelerator.clip_grad_norm_(model.parameters(), config.optimizer.clip or math.inf)
-                    if config.precision != "fp16":  # there, the scaler skips a step whose gradients overflow
-                        guard.see("norm of the gradient", norm, step)
+                    guard.see_norm(norm, step, scaled=accelerator.scaler is not None)
                 optimizer.step()
                 optimizer.zero_grad()
             right = targets if targets.ndim == 1 else targets.argmax(1)  # of a mixed image, the larger part
@@ -452,8 +478,6 @@ def main(arguments: list[str] | None = None) -> None:
             window += torch.stack([loss.detach() * len(labels), correct, correct.new_tensor(len(labels))])
         if average is not None:
             average.update_parameters(plain)
-        if accelerator.scaler is not None:
-            guard.see_skip(accelerator.optimizer_step_was_skipped)
 
         done = step + 1
         seconds += time.perf_counter() - start
@@ -461,7 +485,8 @@ def main(arguments: list[str] | None = None) -> None:
         last = done == schedule.steps
         log_now, save_now = last or done % config.log_every == 0, not last and done % config.checkpoint_every == 0
         test_now = last or done % (config.eval_every * schedule.steps_per_epoch) == 0
-        if log_now or save_now or test_now:
+        profile_now = config.profile and done % (config.profile.every * schedule.steps_per_epoch) == 0
+        if log_now or save_now or test_now or profile_now:
             guard.check(accelerator, schedule, data.rows)
         if log_now:
             loss_sum, correct_sum, count = accelerator.reduce(window, "sum").tolist()
@@ -480,8 +505,7 @@ def main(arguments: list[str] | None = None) -> None:
             accelerator.log({f"{name}/{key}": value for key, value in metrics[name].items()}, step=done)
             shown |= {name: f"{metrics[name]['accuracy']:.3f}"}
             choice.see(metrics[name], done, network)
-        profile_now = config.profile and (last or done % (config.profile.every * schedule.steps_per_epoch) == 0)
-        if profile_now and accelerator.is_main_process:
+        if config.profile and (profile_now or last or choice.enough) and accelerator.is_main_process:
             save_profile(folder, network, processor, config, done)
         if choice.enough:
             break
@@ -497,6 +521,7 @@ def main(arguments: list[str] | None = None) -> None:
                     "choice": choice.state,
                     "skipped": guard.skipped,
                     "window": total.cpu(),
+                    "watched": watched,
                 }
                 write_checkpoint(folder / RESUME, state, config.keep)
             accelerator.wait_for_everyone()

@@ -199,7 +199,8 @@ def test_top_five_of_five_classes_is_no_result():
 def test_data_hash_and_environment_are_there():
     card = model_card(fine_tuned())
     link = "[uoft-cs/cifar100](https://huggingface.co/datasets/uoft-cs/cifar100)"
-    assert f"- test: {link}, split test, 10,000 images, commit `{COMMIT}`, sha256 `{'12' * 32}`\n" in card
+    hashed = f"sha256 of the labels `{'12' * 32}`"
+    assert f"- test: {link}, split test, 10,000 images, commit `{COMMIT}`, {hashed}\n" in card
     assert "no address on the Hub" not in card
     assert "no address on the Hub" in model_card(SCRATCH)
     assert f"- sha256 of the settings: `{'ef' * 32}`\n" in card

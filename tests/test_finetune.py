@@ -39,6 +39,7 @@ def one_process():
     yield
     torch.set_num_threads(threads)
     logging.set_verbosity(verbosity)
+    torch.use_deterministic_algorithms(False)
     forget()
 
 
@@ -208,6 +209,45 @@ def test_run_ends_early_where_it_no_longer_improves(recipe):
     assert record["selected_step"] == 4
 
 
+def test_deterministic_run(recipe, whole, tmp_path, monkeypatch):
+    """A CPU gives these bits anyway; what a GPU is told can only be read."""
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    record = run(recipe, "deterministic=true", f"output={tmp_path / 'same'}")
+    assert torch.are_deterministic_algorithms_enabled()
+    assert torch.is_deterministic_algorithms_warn_only_enabled()
+    assert os.environ.pop("CUBLAS_WORKSPACE_CONFIG") == ":4096:8"
+    assert record["files"] == whole["vit"]["record"]["files"]
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_evaluation_has_batches_of_its_own(recipe, whole, monkeypatch, batch):
+    if batch is not None:
+        monkeypatch.setattr(finetune, "BATCH", batch)
+    sizes, original = [], finetune.image_scores
+    monkeypatch.setattr(finetune, "image_scores", lambda *args: sizes.append(len(args[0])) or original(*args))
+    metrics = one_process_metrics(whole["vit"]["folder"], recipe)
+    assert sizes == ([4] * 4 + [1] if batch is None else [3] * 5 + [2]), "the share of a step, 8 // 2, or less"
+    assert metrics["nll"] == pytest.approx(whole["vit"]["record"]["metrics"]["test"]["nll"])
+
+
+def test_processes_wait_longer_than_a_profile_takes(recipe, monkeypatch):
+    def see(**options):
+        (waiting,) = options["kwargs_handlers"]
+        raise Stop(waiting.timeout.total_seconds())
+
+    monkeypatch.setattr(finetune, "Accelerator", see)
+    with pytest.raises(Stop, match="7200"):
+        run(recipe)
+
+
+def test_averaged_alternet_is_what_was_tested(shapes, tmp_path):
+    """Its places in the windows are whole numbers, which have no average."""
+    recipe = write_recipe(tmp_path, settings(shapes, tmp_path / "run", "alternet"))
+    record = run(recipe, "ema=0.9")
+    forget()
+    assert one_process_metrics(tmp_path / "run", recipe) == record["metrics"]["test"]
+
+
 def test_precision_that_the_machine_lacks(recipe):
     if torch.cuda.is_available():
         pytest.skip("a GPU has it")
@@ -255,6 +295,68 @@ def test_profiles_of_a_network_that_learns(recipe, shapes):
     assert weights[-1] == load_checkpoint(folder).provenance["weights_sha256"]
     assert profiles[1].provenance["checkpoint"]["name"] == "run-step10"
     assert str(shapes.parent) not in json.dumps(profiles[1].provenance)
+
+
+WATCHED = {"split": "test", "n": 16, "every": 2, "analyses": ["variance"]}
+
+
+def watch(shapes: Path, **changes) -> str:
+    return "profile=" + json.dumps({"images": str(shapes)} | WATCHED | changes)
+
+
+def profiles_in(folder: Path) -> dict[int, int]:
+    """Step of each profile, and how many images it is of."""
+    found = sorted((folder / "profiles").glob("step_*"))
+    return {int(path.name[5:]): load_profile(path).provenance["images"]["n"] for path in found}
+
+
+def test_last_profile_of_a_run_that_ends_early(recipe, shapes):
+    early = ("data.holdout=0.2", "patience=2", "optimizer.lr=1e-12", "epochs=50")
+    assert run(recipe, watch(shapes, every=20), *early)["steps"] == 12
+    assert list(profiles_in(recipe.parent / "run")) == [0, 12]
+
+
+def test_no_profile_of_a_network_that_is_broken(recipe, shapes, monkeypatch):
+    def see_nothing_finite(guard, what, value, step, original=finetune.Guard.see):
+        original(guard, what, torch.tensor(math.nan) if step == 4 else value, step)
+
+    monkeypatch.setattr(finetune.Guard, "see", see_nothing_finite)
+    rarely = ("log_every=100", "checkpoint_every=100", "eval_every=100")
+    with pytest.raises(StudyError, match="the loss is not finite at step 4"):
+        run(recipe, watch(shapes, every=1), *rarely)
+    assert list(profiles_in(recipe.parent / "run")) == [0]
+
+
+def test_profiles_of_another_run_are_not_kept(recipe, shapes, stopped, tmp_path):
+    run(recipe, watch(shapes), "epochs=1")
+    folder = recipe.parent / "run"
+    shutil.copytree(folder / "profiles", folder / "profiles" / "step_000000099")
+    (folder / "training.json").unlink()
+    assert run(recipe, watch(shapes, n=8), "epochs=1", "seed=1")["config"]["seed"] == 1
+    assert profiles_in(folder) == {0: 8, 5: 8}
+
+
+@pytest.mark.parametrize(("n", "left"), [(16, {0: 16, 10: 16, 20: 16}), (8, {0: 8, 20: 8})], ids=["same", "other"])
+def test_profiles_of_a_resumed_run_are_of_the_same_images(recipe, shapes, n, left):
+    """What was measured of others is dropped, but for the untrained network, which is measured again."""
+
+    def stop(config, step, schedule, original=finetune.learning_rate):
+        return stop_here() if step == 13 else original(config, step, schedule)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(finetune, "learning_rate", stop)
+        with pytest.raises(Stop):
+            run(recipe, watch(shapes))
+    forget()
+    first = load_profile(recipe.parent / "run" / "profiles" / "step_000000000").provenance["checkpoint"]
+    run(recipe, watch(shapes, n=n))
+    assert profiles_in(recipe.parent / "run") == left
+    again = load_profile(recipe.parent / "run" / "profiles" / "step_000000000").provenance["checkpoint"]
+    assert again["weights_sha256"] == first["weights_sha256"]
+
+
+def stop_here():
+    raise Stop
 
 
 def test_profiles_change_no_weight(recipe, shapes, whole, tmp_path):
@@ -498,6 +600,42 @@ def test_another_run_is_refused_or_replaced(stopped, tmp_path):
     assert run(stopped, f"output={folder}", "seed=1", "epochs=1", "replace=true")["config"]["seed"] == 1
     with pytest.raises(StudyError, match=r"holds another run \(config.epochs was 1, is 4"):
         run(stopped, f"output={folder}")
+
+
+def test_images_need_not_be_kept_in_memory_again(stopped, whole, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(stopped.parent / "run", folder)
+    assert run(stopped, f"output={folder}", "data.memory_gib=0")["files"] == whole["vit"]["record"]["files"]
+
+
+def test_folder_with_other_weights_is_another_start(recipe, vit_folder, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(vit_folder, start)
+    options = (f"model={json.dumps({'checkpoint': str(start)})}", "data.image_size=null", "epochs=1")
+    record = run(recipe, *options)
+    assert list(record["checkpoint_sha256"]) == ["model.safetensors"]
+    flip(start / "model.safetensors")
+    forget()
+    with pytest.raises(StudyError, match=r"holds another run \(checkpoint_sha256.model.safetensors was '"):
+        run(recipe, *options)
+
+
+def test_restart_keeps_the_commit_it_began_with(stopped, tmp_path, monkeypatch):
+    asked = []
+    monkeypatch.setattr(finetune, "pin", lambda config, before: asked.append(before) or config)
+    state = {"step": 3, "config": {"model": {"checkpoint": "org/vit@abc"}}}
+    resume.write_checkpoint(tmp_path / "run" / "resume", state, keep=1)
+    with pytest.raises(StudyError, match="holds another run"):
+        run(stopped, f"output={tmp_path / 'run'}")
+    assert asked == ["org/vit@abc"]
+
+
+def test_processes_must_see_the_same_disk(stopped, tmp_path, monkeypatch):
+    shutil.copytree(stopped.parent / "run", tmp_path / "run")
+    monkeypatch.setattr(finetune, "gather_object", lambda mine: [*mine, (False, None, [])])
+    with pytest.raises(StudyError, match=r"the processes find different things in .*run; it must lie on a disk"):
+        run(stopped, f"output={tmp_path / 'run'}")
+    assert len(list((tmp_path / "run" / "resume").iterdir())) == 2, "nothing was deleted"
 
 
 def test_finished_run_is_not_repeated(whole, tmp_path, stopped, capsys):

@@ -1,16 +1,20 @@
 """What the training loop is made of: settings, chance, images, the network, what decays and when to stop."""
 
+import copy
 import dataclasses
+import hashlib
 import itertools
 import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import datasets
 import numpy as np
 import pytest
 import torch
+import transformers
 from conftest import save_checkpoint, small_resnet, small_vit, smooth_images
 from safetensors.torch import load_file, save_file
 from torch.utils.data import DataLoader
@@ -37,7 +41,14 @@ from hf_vitstudy.training.data import (
     open_stream,
     store_stream,
 )
-from hf_vitstudy.training.model import build_model, make_processor, pin, resample_positions
+from hf_vitstudy.training.model import (
+    build_model,
+    freeze_unused,
+    hash_checkpoint,
+    make_processor,
+    pin,
+    resample_positions,
+)
 from hf_vitstudy.training.optimisation import (
     Guard,
     layer_depths,
@@ -48,6 +59,7 @@ from hf_vitstudy.training.optimisation import (
     set_learning_rate,
 )
 from hf_vitstudy.training.order import MicroBatches, Schedule, epoch_order, make_schedule, seed_of, uniform
+from hf_vitstudy.training.resume import changes, write_checkpoint
 from hf_vitstudy.training.settings import (
     AugmentConfig,
     Config,
@@ -216,6 +228,24 @@ def small_alternet():
     return build_model(Config(MODELS["alternet"], DataConfig("", image_size=32), ADAMW, "", 8, epochs=1), CLASSES)
 
 
+def small_segformer():
+    from transformers import SegformerConfig, SegformerForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"depths": [1, 2], "hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "sr_ratios": [2, 1]}
+    sizes |= {"patch_sizes": [3, 3], "strides": [2, 2], "mlp_ratios": [2, 2], "num_encoder_blocks": 2}
+    return SegformerForImageClassification(SegformerConfig(num_labels=3, **sizes))
+
+
+def small_pvt():
+    from transformers import PvtConfig, PvtForImageClassification
+
+    torch.manual_seed(0)
+    sizes = {"depths": [1, 2], "hidden_sizes": [8, 16], "num_attention_heads": [1, 2], "mlp_ratios": [2, 2]}
+    sizes |= {"patch_sizes": [4, 2], "strides": [4, 2], "sequence_reduction_ratios": [2, 1], "num_encoder_blocks": 2}
+    return PvtForImageClassification(PvtConfig(image_size=32, num_labels=3, **sizes))
+
+
 DEPTHS = {  # of some parameters, and the depth of the classifier
     "vit": (small_vit, {"cls_token": 0, "patch_embeddings": 0, "layers.0.": 1, "layers.2.": 3, "vit.layernorm": 4}, 4),
     "resnet": (
@@ -224,6 +254,13 @@ DEPTHS = {  # of some parameters, and the depth of the classifier
         7,
     ),
     "swin": (small_swin, {"embeddings": 0, "layers.0.blocks.0": 1, "downsample": 1, "layers.1.blocks.1": 3}, 4),
+    # PVT registers the embeddings of all stages before its first block
+    "pvt": (
+        small_pvt,
+        {"patch_embeddings.0": 0, "patch_embeddings.1": 1, "block.1.1.": 3, "encoder.layer_norm": 4},
+        4,
+    ),
+    "segformer": (small_segformer, {"stages.0.patch_embeddings": 0, "stages.1.patch_embeddings": 1}, 4),
     "alternet": (small_alternet, {"stem": 0, "stages.0.": 1, "stages.1.": {2, 3}, "classifier": 4}, 4),
 }
 
@@ -293,6 +330,21 @@ def test_averaged_weights_follow_the_formula():
     assert all(torch.allclose(found[name].double(), value, atol=1e-6) for name, value in expected.items())
 
 
+def test_whole_numbers_are_not_averaged():
+    """Such as the places in the windows of Swin and AlterNet: 29 of them would lose one at the 13th step."""
+    model = small_swin()
+    average = make_average(model, 0.9)
+    for _ in range(20):
+        average.update_parameters(model)
+    numbers = {
+        name: value for name, value in model.state_dict(keep_vars=True).items() if not value.is_floating_point()
+    }
+    numbers |= {name: value for name, value in model.named_buffers() if not value.is_floating_point()}
+    assert any("position_index" in name for name in numbers)
+    found = dict(average.module.named_buffers())
+    assert all(torch.equal(found[name], value) for name, value in numbers.items())
+
+
 class Alone:
     """An Accelerator of one process, as far as `Guard` needs it."""
 
@@ -322,12 +374,52 @@ def test_guard_names_the_step_and_the_rows():
 
 def test_guard_counts_skipped_steps():
     schedule, guard = Schedule(200, 100, 2, 0), Guard(CPU)
-    for skipped in [True] * 49 + [False] + [True] * 49:
-        guard.see_skip(skipped)
+    for norm in [math.inf] * 49 + [1.0] + [math.nan] * 49:
+        guard.see_norm(torch.tensor(norm), 0, scaled=True)
         guard.check(Alone(), schedule, None)
-    guard.see_skip(True)
+    guard.see_norm(torch.tensor(math.inf), 0, scaled=True)
     with pytest.raises(StudyError, match="50 steps in a row had gradients too large for fp16"):
         guard.check(Alone(), schedule, None)
+    guard = Guard(CPU)
+    guard.see_norm(torch.tensor(math.inf), 1, scaled=False)
+    with pytest.raises(StudyError, match="the norm of the gradient is not finite at step 1"):
+        guard.check(Alone(), schedule, None)
+
+
+def test_skips_of_a_fused_optimizer_are_seen_by_the_norm():
+    """Accelerate looks whether the optimizer was called; a fused one is, and skips inside."""
+    from accelerate import Accelerator
+    from accelerate.optimizer import AcceleratedOptimizer
+    from accelerate.state import AcceleratorState, GradientState
+
+    Accelerator(cpu=True)
+    model = torch.nn.Linear(2, 1)
+    scaler = torch.amp.GradScaler("cpu")
+    fused = torch.optim.AdamW(model.parameters(), fused=True)
+    optimizer, guard, before = AcceleratedOptimizer(fused, scaler=scaler), Guard(CPU), model.weight.clone()
+    scaler.scale(model(torch.full((1, 2), math.inf)).sum()).backward()
+    scaler.unscale_(fused)
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)
+    optimizer.step()
+    guard.see_norm(norm, 0, scaled=True)
+    assert torch.equal(model.weight, before), "the step was skipped"
+    assert not optimizer.step_was_skipped, "and nobody was told; if this fails, Accelerate can be asked again"
+    assert guard.skipped == 1
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+# ------------------------------------------------------------------------------------------------------------- resume
+
+
+@pytest.mark.parametrize(("step", "left"), [(7, [4, 7]), (2, [2]), (12, [9, 12])])
+def test_rotation_keeps_what_was_just_written(tmp_path, step, left):
+    """Newer checkpoints are damaged ones, which were passed over."""
+    for older in (4, 9, 11):
+        write_checkpoint(tmp_path, {"step": older}, keep=3)
+    shutil.rmtree(tmp_path / "step_000000011")
+    write_checkpoint(tmp_path, {"step": step}, keep=2)
+    assert sorted(int(path.name[5:]) for path in tmp_path.iterdir()) == left
 
 
 # ------------------------------------------------------------------------------------------------------------- chance
@@ -575,6 +667,19 @@ def test_images_that_do_not_fit_are_decoded_when_asked_for(shapes):
     assert kept.pixels is not None
     assert lazy.pixels is None
     assert all(torch.equal(kept[index][0], lazy[index][0]) for index in range(len(kept)))
+    known, unknown = kept.describe(), lazy.describe()
+    assert known.pop("pixels_sha256") is not None
+    assert unknown.pop("pixels_sha256") is None
+    assert known == unknown
+
+
+def test_runs_are_told_apart_by_what_both_know(shapes):
+    kept, lazy, other = pictures(shapes).describe(), pictures(shapes, 0).describe(), pictures(shapes, split="test")
+    for before, now in ((kept, lazy), (lazy, kept), (lazy, lazy), (None, kept)):
+        assert changes({"data": {"train": before}} if before else None, {"data": {"train": now}}) == []
+    mended = kept | {"pixels_sha256": "another image"}
+    assert "data.train.pixels_sha256 was" in changes({"data": {"train": kept}}, {"data": {"train": mended}})[0]
+    assert len(changes({"data": {"train": lazy}}, {"data": {"train": other.describe()}})) == 3, "labels, n and split"
 
 
 def test_some_rows_of_a_split(shapes):
@@ -839,6 +944,61 @@ def test_fine_tuning_starts_from_the_checkpoint_with_a_new_head(recipe, fixture,
     assert make_processor(finetuned(recipe, folder, "data.image_size=48")).size["height"] == 48
 
 
+TOWER = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24}
+WORDS = TOWER | {"vocab_size": 64, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+TOWERS = {"vision_config": TOWER | {"image_size": 32, "patch_size": 8}, "text_config": WORDS}
+STAGES = {"stage_in_channels": [8, 8], "stage_mid_channels": [4, 4], "stage_out_channels": [8, 8]}
+STAGES |= {"stage_num_blocks": [1, 1], "stage_numb_of_layers": [1, 1], "stage_downsample": [False, True]}
+STAGES |= {"stage_light_block": [False, True], "stage_kernel_size": [3, 3], "depths": [1, 1], "hidden_sizes": [8, 8]}
+POOLS = {"depths": [1, 1, 1, 1], "hidden_sizes": [4, 4, 4, 4]}
+PRETRAINED = {  # without a base model, with a tower beside, with a norm outside the base model
+    "hgnet_v2": ("HGNetV2Config", "HGNetV2ForImageClassification", {"stem_channels": [3, 4, 8], **STAGES}, "fc."),
+    "clip": ("CLIPConfig", "CLIPModel", TOWERS, "classifier."),
+    "clip classifier": ("CLIPConfig", "CLIPForImageClassification", TOWERS, "classifier."),
+    "siglip": ("SiglipConfig", "SiglipModel", TOWERS, "classifier."),
+    "poolformer": ("PoolFormerConfig", "PoolFormerForImageClassification", POOLS, "classifier."),
+}
+
+
+@pytest.mark.parametrize("name", PRETRAINED)
+def test_only_the_classifier_starts_afresh(recipe, tmp_path, name):
+    configuration, kind, sizes, head = PRETRAINED[name]
+    network = getattr(transformers, kind)(getattr(transformers, configuration)(**sizes))
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.add_(0.01)  # also the norms, which all start alike
+    old = network.state_dict()
+    new = build_model(finetuned(recipe, save_checkpoint(network, tmp_path / "old")), CLASSES).state_dict()
+    changed = {key for key in new if key not in old or not torch.equal(new[key], old[key])}
+    assert changed
+    assert all(key.startswith(head) for key in changed)
+
+
+def test_classifier_that_cannot_be_told(recipe, vit_folder, monkeypatch):
+    def one_less(config):
+        changed = copy.deepcopy(config)
+        changed.num_labels -= 1  # which the caller makes up for
+        return changed
+
+    monkeypatch.setattr("hf_vitstudy.training.model.copy", SimpleNamespace(deepcopy=one_less))
+    with pytest.raises(StudyError, match="cannot tell the classifier of ViTForImageClassification"):
+        build_model(finetuned(recipe, vit_folder), CLASSES)
+
+
+def test_what_no_image_reaches_is_frozen():
+    """DDP waits for the gradient of everything else."""
+    model = transformers.Dinov2ForImageClassification(transformers.Dinov2Config(image_size=28, **TOWER)).train()
+    buffers = [buffer.clone() for buffer in model.buffers()]
+    freeze_unused(model, torch.randn(2, 3, 28, 28))
+    assert model.training
+    assert all(torch.equal(*pair) for pair in zip(model.buffers(), buffers, strict=True))
+    assert all(parameter.grad is None for parameter in model.parameters())
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen == ["dinov2.embeddings.mask_token"]
+    model(torch.randn(2, 3, 28, 28)).logits.sum().backward()
+    assert all((parameter.grad is None) == (not parameter.requires_grad) for parameter in model.parameters())
+
+
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 def test_position_embeddings_are_resampled_as_a_map(prefix):
     """A linear ramp stays one, away from the edges; the prefix stays as it is."""
@@ -925,12 +1085,30 @@ def test_checkpoint_on_the_hub_is_pinned_to_its_commit(recipe, vit_folder, monke
         assert pin(untouched) == untouched
     assert asked == []
 
+    old = "org/vit@" + "f" * 40
+    for offline in (False, True):  # a run that was started goes on, whatever the Hub has by now
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", offline)
+        for before in (old, "org/vit"):
+            assert pin(finetuned(recipe, "org/vit"), before).model == {"checkpoint": before}
+    assert asked == []
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    for name, before in (("org/vit@v2", old), ("org/other", old), ("org/vit", None)):
+        assert pin(finetuned(recipe, name), before).model["checkpoint"].endswith(Info.sha)
+
     def fail(self, name, revision=None):
         raise OSError("no such repository")
 
     monkeypatch.setattr("huggingface_hub.HfApi.model_info", fail)
     with pytest.raises(StudyError, match="cannot find the checkpoint org/vit: no such repository"):
         pin(finetuned(recipe, "org/vit"))
+
+
+def test_checkpoints_in_folders_are_known_by_their_weights(recipe, vit_folder, tmp_path):
+    config = finetuned(recipe, vit_folder)
+    (digest,) = hash_checkpoint(config).items()
+    assert digest == ("model.safetensors", hashlib.sha256((vit_folder / "model.safetensors").read_bytes()).hexdigest())
+    assert hash_checkpoint(read_config(recipe)) is None
+    assert hash_checkpoint(finetuned(recipe, "org/vit")) is None
 
 
 def test_checkpoint_without_processor(recipe, tmp_path):

@@ -204,12 +204,15 @@ class Pictures(Dataset):
         return collate_strictly([self[place] for place in index])
 
     def describe(self) -> dict[str, Any]:
-        """Name, split, commit, number and sha256 (of the labels, and of the pixels where they are kept)."""
-        total = hashlib.sha256(self.labels.numpy().tobytes())
-        if self.pixels is not None:
-            total.update(self.pixels.numpy().tobytes())
+        """Name, split, commit, number, sha256 of the labels, and that of the pixels where they are kept."""
+        kept = {"sha256": self.labels, "pixels_sha256": self.pixels}
+        hashes = {key: None if tensor is None else _sha256(tensor) for key, tensor in kept.items()}
         origin = {key: self.images.provenance[key] for key in ("name", "split", "revision")}
-        return origin | {"n": len(self), "sha256": total.hexdigest()}
+        return origin | {"n": len(self)} | hashes
+
+
+def _sha256(tensor: Tensor) -> str:
+    return hashlib.sha256(tensor.numpy().tobytes()).hexdigest()
 
 
 def is_main() -> bool:
@@ -259,7 +262,7 @@ class Stream:
         return itertools.islice(enumerate(order), start, None)
 
     def describe(self) -> dict[str, Any]:
-        return {**self.provenance, "n": self.n, "sha256": None}
+        return {**self.provenance, "n": self.n, "sha256": None, "pixels_sha256": None}
 
 
 def open_stream(source: str, split: str | None, config: DataConfig) -> Stream:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from ..checkpoints import without_place
 from ..errors import StudyError
 from ..models import FAMILIES, register
 from .order import seed_of
+from .resume import sha256
 from .settings import Config, nearest_name
 
 
@@ -86,22 +88,72 @@ def _from_checkpoint(
         **({"image_size": image_size} if resized else {}),
         **labels,
     )
-    head = {key for key in model.state_dict() if not key.startswith(model.base_model_prefix + ".")}
+    head, missing = _classifier(model), set(info["missing_keys"])
+    fresh_parts = head | {key for key in missing if not _in_body(model, key)}
     mismatched = {key for key, *_ in info["mismatched_keys"]} - head
     if resized and mismatched:
         original = AutoModelForImageClassification.from_pretrained(name, **options, **settings, **labels).state_dict()
         mismatched -= _resample_positions(model, original, mismatched)
-    strange = (set(info["missing_keys"]) - head) | mismatched | set(without_place(model, info["unexpected_keys"]))
+    strange = (missing - fresh_parts) | mismatched | set(without_place(model, _of_this_tower(model, info)))
     if strange:
         some = ", ".join(sorted(strange)[:3])
         raise StudyError(f"the weights of {name} do not fit ({some}); is it the same architecture and image size?")
     fresh = AutoModelForImageClassification.from_config(model.config).state_dict()
-    model.load_state_dict({key: fresh[key] for key in head}, strict=False)
+    model.load_state_dict({key: fresh[key] for key in fresh_parts}, strict=False)
     return model
 
 
-def pin(config: Config) -> Config:
+def _classifier(model: Any) -> set[str]:
+    """Names of the weights that depend on the number of classes, found by a network with one class more.
+
+    Not by their place: HGNet and CLIP's classifier have no base model beside the classifier, and the final norm of CvT or
+    PoolFormer, which lies outside of theirs, has been pretrained.
+    """
+    from transformers import AutoModelForImageClassification
+
+    config = copy.deepcopy(model.config)
+    config.num_labels += 1
+    with torch.device("meta"):
+        other = AutoModelForImageClassification.from_config(config).state_dict()
+    found = {key for key, tensor in model.state_dict().items() if tensor.shape != other[key].shape}
+    if not found:
+        raise StudyError(f"cannot tell the classifier of {type(model).__name__}; choose another checkpoint")
+    return found
+
+
+def _in_body(model: Any, key: str) -> bool:
+    """Whether a weight is of the base model, or there is none; a checkpoint must have it, if it is not the classifier's."""
+    return not _has_body(model) or key.startswith(model.base_model_prefix + ".")
+
+
+def _of_this_tower(model: Any, info: dict[str, Any]) -> list[str]:
+    """Keys of the file without a place, but for CLIP's and SigLIP's text, which stands beside the network of the images."""
+    unexpected, children = info["unexpected_keys"], dict(model.named_children())
+    return [key for key in unexpected if _has_body(model) or key.split(".")[0] in children]
+
+
+def _has_body(model: Any) -> bool:
+    return hasattr(model, model.base_model_prefix)
+
+
+def freeze_unused(model: nn.Module, pixel_values: Tensor) -> None:
+    """Take out of the training what no image reaches, such as DINOv2's mask token: with several processes DDP would wait for
+    its gradient and stop."""
+    training = model.training
+    try:
+        model.eval()(pixel_values=pixel_values).logits.sum().backward()
+    finally:
+        model.train(training)
+    for parameter in model.parameters():
+        parameter.requires_grad_(parameter.requires_grad and parameter.grad is not None)
+        parameter.grad = None
+
+
+def pin(config: Config, before: str | None = None) -> Config:
     """The same recipe with the commit of a checkpoint on the Hub, so that a resumed run cannot start from another; not offline.
+
+    Args:
+        before: the checkpoint of the run that is in the output, which keeps its commit where the recipe asks for no other.
 
     Raises:
         StudyError: no such checkpoint.
@@ -109,14 +161,26 @@ def pin(config: Config) -> Config:
     from huggingface_hub import HfApi, constants
 
     checkpoint = config.model.get("checkpoint")
-    if checkpoint is None or constants.HF_HUB_OFFLINE or Path(checkpoint).is_dir():
+    if checkpoint is None or Path(checkpoint).is_dir():
         return config
     name, revision = split_revision(checkpoint)
+    if revision is None and before is not None and split_revision(before)[0] == name:
+        return dataclasses.replace(config, model=config.model | {"checkpoint": before})
+    if constants.HF_HUB_OFFLINE:
+        return config
     try:
         commit = HfApi().model_info(name, revision=revision).sha
     except Exception as error:  # the hub's errors are of many types, and httpx's come through
         raise StudyError(f"cannot find the checkpoint {checkpoint}: {_one_line(error)}") from error
     return dataclasses.replace(config, model=config.model | {"checkpoint": f"{name}@{commit}"})
+
+
+def hash_checkpoint(config: Config) -> dict[str, str] | None:
+    """sha256 of each file of weights of a checkpoint in a folder, whose name says little; None of any other."""
+    folder = Path(config.model.get("checkpoint") or "")
+    if "checkpoint" not in config.model or not folder.is_dir():
+        return None
+    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
 
 
 def split_revision(checkpoint: str) -> tuple[str, str | None]:

@@ -55,7 +55,8 @@ def parameter_groups(
 def layer_depths(model: nn.Module, pixel_values: Tensor) -> dict[str, int]:
     """Layer of every parameter: 0 before the first block, the blocks from 1, one more for what comes after the last.
 
-    What lies between two blocks, such as Swin's patch merging, counts with the block before it.
+    What is called between two blocks, such as Swin's patch merging, counts with the block before it. The order is that of the
+    calls: PVT and SegFormer register the embeddings of all stages before their first block.
 
     Args:
         pixel_values: two images or more as the network wants them; the blocks are found by a forward pass.
@@ -66,6 +67,7 @@ def layer_depths(model: nn.Module, pixel_values: Tensor) -> dict[str, int]:
     training = model.training
     try:
         blocks, _ = find_blocks(model.eval(), pixel_values)
+        called = _modules_called(model, pixel_values)
     finally:
         model.train(training)
     paths: dict[str, int] = {}
@@ -73,14 +75,36 @@ def layer_depths(model: nn.Module, pixel_values: Tensor) -> dict[str, int]:
         found = re.match(r"block(\d+)", block.name)
         if found and block.side == "output":
             paths[block.path + "."] = int(found[1]) + 1
-    last = max(paths.values())
-    depths: dict[str, int] = {}
-    reached = 0
-    for name, _ in model.named_parameters():
-        inside = next((depth for path, depth in paths.items() if name.startswith(path)), None)
-        reached = inside if inside is not None else reached
-        depths[name] = last + 1 if inside is None and reached == last else reached
-    return depths
+    last, reached, modules = max(paths.values()), 0, {}
+    for name in called:
+        inside = next((depth for path, depth in paths.items() if f"{name}.".startswith(path)), None)
+        reached = reached if inside is None else inside
+        modules[name] = last + 1 if inside is None and reached == last else reached
+    return {name: modules[_owner(name, modules)] for name, _ in model.named_parameters()}
+
+
+def _modules_called(model: nn.Module, pixel_values: Tensor) -> list[str]:
+    """Paths of all modules in the order of their first call."""
+    called: dict[str, None] = {}
+    hooks = [
+        module.register_forward_pre_hook(lambda module, inputs, path=path: called.setdefault(path))
+        for path, module in model.named_modules()
+    ]
+    try:
+        with torch.no_grad():
+            model(pixel_values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return list(called)
+
+
+def _owner(parameter: str, called: dict[str, int]) -> str:
+    """The innermost module around a parameter that is called; a list of parameters, say, never is."""
+    path = parameter.rpartition(".")[0]
+    while path not in called:
+        path = path.rpartition(".")[0]
+    return path
 
 
 def make_optimizer(
@@ -122,10 +146,14 @@ def set_learning_rate(optimizer: Any, rate: float) -> None:
 def make_average(model: nn.Module, decay: float) -> AveragedModel:
     """An exponential moving average of weights and buffers; the first steps count less, or the random start would stay.
 
-    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ``ExponentialMovingAverage``.
+    The decay of step t is min(decay, (1 + t) / (10 + t)), as in TensorFlow's ``ExponentialMovingAverage``. Whole numbers are
+    copied: PyTorch would cut off their fractions, and what they number, such as the places of a window, has no average.
     """
 
     def average(averaged: Any, current: Any, count: Any) -> None:
+        if not averaged[0].is_floating_point():
+            torch._foreach_copy_(averaged, current)
+            return
         steps = int(count)
         get_ema_multi_avg_fn(min(decay, (1 + steps) / (10 + steps)))(averaged, current, count)
 
@@ -151,8 +179,15 @@ class Guard:
         fine = torch.isfinite(value.detach())
         self.first[what] = torch.where(fine, self.first[what], self.first[what].clamp(max=step))
 
-    def see_skip(self, skipped: bool) -> None:
-        self.skipped = self.skipped + 1 if skipped else 0
+    def see_norm(self, norm: Tensor, step: int, scaled: bool) -> None:
+        """Note the norm of the gradient; a `scaled` one of fp16 may overflow at times, its step is then skipped.
+
+        By the norm, since Accelerate does not see the skips of a fused optimizer, which happen inside its kernel.
+        """
+        if not scaled:
+            self.see("norm of the gradient", norm, step)
+        else:
+            self.skipped = 0 if bool(torch.isfinite(norm)) else self.skipped + 1
 
     def check(self, accelerator: Accelerator, schedule: Schedule, rows: Tensor | None) -> None:
         """Stop all processes where one of them saw something that is not finite.

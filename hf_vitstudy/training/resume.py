@@ -36,7 +36,9 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     os.replace(fresh, target)
     fsync_folder(folder)
-    for old in sorted(folder.glob("step_*"))[:-keep]:
+    found = sorted(folder.glob("step_*"))
+    newer = [path for path in found if path.name > target.name]  # damaged ones, which were passed over
+    for old in newer + found[: len(found) - len(newer)][:-keep]:
         shutil.rmtree(old)
 
 
@@ -70,6 +72,8 @@ def changes(before: dict[str, Any] | None, run: dict[str, Any]) -> list[str]:
 
 
 def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if where.endswith(".pixels_sha256") and None in (before, now):
+        return  # not kept in memory by one of the two, see `Pictures.describe`
     if isinstance(before, dict) and isinstance(now, dict):
         for key in sorted({*before, *now}):
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else key)

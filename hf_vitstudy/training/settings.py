@@ -113,6 +113,7 @@ class Config:
     precision: Literal["no", "bf16", "fp16"] = "no"
     compile: bool = False  # by torch.compile
     channels_last: bool = False
+    deterministic: bool = False  # on a GPU: the same bits again, at some cost in speed; a CPU gives them anyway
     seed: int = 0
     eval_every: int = 1  # epochs
     select: Literal["last", "best"] = "last"  # which weights are saved; best on the held out images
