@@ -25,3 +25,17 @@ def graded(logits: Tensor, labels: Tensor) -> dict[str, np.ndarray]:
         "correct": correct.to(torch.int8).cpu().numpy(),
         "nll": torch.where(known, loss, float("nan")).cpu().numpy(),
     }
+
+
+def mixing(n: int, mixup: float, seed: tuple[int, ...]) -> tuple[float, Tensor]:
+    """Mixup (Zhang et al. 2018): share of the first image of every pair, and the places of the second, (n,).
+
+    Args:
+        n: images in a batch.
+        mixup: both parameters of the Beta distribution; 0 mixes nothing, share 1.
+        seed: the same seed mixes alike.
+    """
+    if mixup <= 0:
+        return 1.0, torch.arange(n)
+    rng = np.random.default_rng(seed)
+    return float(rng.beta(mixup, mixup)), torch.from_numpy(rng.permutation(n))

@@ -31,7 +31,7 @@ NETWORKS = [
     ["modeling_alternet", "modeling_local_vit"],
     ["models"],
 ]
-MEASURING = [*NETWORKS, ["states", "kernels"], ["blocks"], ["branches"]]
+MEASURING = [*NETWORKS, ["states", "kernels", "curvature"], ["blocks"], ["branches"]]
 MEASURING += [["checkpoints", "images", "corruptions", "grading"], ["analyses"], ["measuring"], ["training"]]
 TOP = {"demo", "cli", "__main__", "evaluation_modules"}
 FOLDERS = {"analyses", "figures", "training"}  # whose files may know each other

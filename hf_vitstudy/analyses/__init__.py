@@ -56,6 +56,8 @@ ANALYSES = {
     "lesions": "lesions:Lesions",
     "skip_removal": "lesions:SkipRemoval",
     "receptive_field": "receptive_field:ReceptiveField",
+    "hessian": "hessian:HessianSpectrum",
+    "landscape": "landscape:Landscape",
 }
 DEFAULT = ("cka", "fourier", "variance", "attention_distance", "predictions")
 
