@@ -24,7 +24,15 @@ import hf_vitstudy
 
 
 PACKAGE = Path(hf_vitstudy.__file__).parent
-READING = [["errors"], ["stats"], ["profile", "metrics"], ["similarities"], ["comparison", "robustness"], ["local_heads"], ["claims"]]
+READING = [
+    ["errors"],
+    ["stats"],
+    ["profile", "metrics"],
+    ["similarities"],
+    ["comparison", "robustness", "loss_geometry"],
+    ["local_heads"],
+    ["claims"],
+]
 READING += [["figures"], ["report", "cards"]]
 NETWORKS = [
     ["configuration_alternet", "configuration_local_vit"],
