@@ -125,7 +125,7 @@ class HessianSpectrum(Analysis):
             "bottom_residual": bottom_residual,
             "node": nodes + self.weight_decay,
             "weight": weights,
-            "loss": np.float64(loss),
+            "loss": np.array(loss),
         }
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
