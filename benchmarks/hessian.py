@@ -21,6 +21,7 @@ import torch
 
 from hf_vitstudy import load_checkpoint, load_images
 from hf_vitstudy.curvature import Hessian, lanczos, random_direction, twice_differentiable
+from hf_vitstudy.measuring import keep_memory
 
 
 BATCH = 4
@@ -123,6 +124,7 @@ def _numbers(values: np.ndarray) -> str:
 
 def main() -> None:
     torch.set_num_threads(1)
+    keep_memory()  # as `vitstudy measure` does
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 5
     if len(sys.argv) > 3:
         print(convergence(sys.argv[2], sys.argv[3]))

@@ -8,8 +8,10 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,8 @@ from .branches import Branch
 from .checkpoints import Checkpoint, load_checkpoint
 from .errors import StudyError
 from .images import ImageSet, digest, load_images, set_digest
+from .journal import Journal, Kept
+from .processes import Processes, launched, own_device
 from .profile import Profile
 from .states import State
 
@@ -47,8 +51,13 @@ def measure(
     workers: int | None = None,
     progress: bool = True,
     out: str | os.PathLike | None = None,
+    resume: bool = False,
 ) -> Profile:
     """Everything the analyses say about one checkpoint on one set of images.
+
+    Started by ``accelerate launch`` or ``torchrun`` in several processes, each measures its share of the batches and all
+    return the same profile, which the main one saves. It is the profile of a single process to the bit, if each has as many
+    threads.
 
     Args:
         checkpoint: Hub id (``org/name@revision``), local folder, or a loaded `Checkpoint`.
@@ -61,7 +70,8 @@ def measure(
         untrained: seed of initial weights to measure instead of the trained ones.
         workers: processes that decode images; None takes the cores left, at most four.
         progress: show a bar.
-        out: folder to save the profile to.
+        out: folder to save the profile to. What is kept of finished batches lies beside it until then.
+        resume: go on with the batches of an interrupted measurement that are still there.
 
     Returns:
         The profile. An analysis that means nothing for this checkpoint is absent, and the provenance says why.
@@ -71,29 +81,100 @@ def measure(
     """
     if batch_size < 4:
         raise StudyError(f"a batch needs at least 4 images for unbiased CKA, got batch_size={batch_size}; 32 is usual")
+    if resume and out is None:
+        raise StudyError("only a measurement with a folder for its profile can be resumed; give out as well")
     wanted = [make_analysis(a, paper_mode=paper_mode) if isinstance(a, str) else a for a in analyses]
-    if not isinstance(checkpoint, Checkpoint):
-        need_attention = any(analysis.needs_attention for analysis in wanted)
-        checkpoint = load_checkpoint(
-            checkpoint,
-            device=device,
-            dtype=dtype,
-            attn=attn,
-            blocks=blocks,
-            need_attention=need_attention,
-            untrained=untrained,
-        )
-    elif untrained is not None:
-        raise StudyError("untrained is of a checkpoint still to be loaded; give its name, or load_checkpoint(..., untrained=0)")
-    if not isinstance(images, ImageSet):
-        images = load_images(images, split=split, revision=revision, n=n, seed=seed)
-    run = Run(checkpoint, images, wanted, batch_size)
-    for batch in _batches(checkpoint, images, batch_size, workers, progress):
-        run.step(*batch)
-    profile = run.profile()
-    if out is not None:
-        profile.save(out)
-    return profile
+    with launched() as processes:
+        _refuse_split(wanted, processes, resume)
+        with processes.failing_together():
+            if not isinstance(checkpoint, Checkpoint):
+                checkpoint = load_checkpoint(
+                    checkpoint,
+                    device=own_device(device, processes),
+                    dtype=dtype,
+                    attn=attn,
+                    blocks=blocks,
+                    need_attention=any(analysis.needs_attention for analysis in wanted),
+                    untrained=untrained,
+                )
+            elif untrained is not None:
+                raise StudyError(
+                    "untrained is of a checkpoint still to be loaded; give its name, or load_checkpoint(..., untrained=0)"
+                )
+            if not isinstance(images, ImageSet):
+                images = load_images(images, split=split, revision=revision, n=n, seed=seed)
+            described = [_description(analysis) for analysis in wanted]
+            run = Run(checkpoint, images, wanted, batch_size)
+        journal = None
+        if out is not None and not any(analysis.in_one_process for analysis in wanted):
+            journal = Journal(Path(out), _identity(run, described, n))
+        return _measured(run, processes, journal, out, _Reading(workers, progress, resume))
+
+
+@dataclass(frozen=True)
+class _Reading:
+    """How the batches are gone through; none of it changes a number."""
+
+    workers: int | None
+    progress: bool
+    resume: bool
+
+
+def _measured(
+    run: Run, processes: Processes, journal: Journal | None, out: str | os.PathLike | None, reading: _Reading
+) -> Profile:
+    """Share out the batches, collect what was kept of them, and let the main process make the profile."""
+    finished: dict[int, Kept] = {}
+    with processes.failing_together():
+        if journal and processes.main:
+            journal.begin(reading.resume)
+            finished = journal.batches()
+    missing = [index for index in range(run.count) if index not in set(processes.from_main(list(finished)))]
+    with processes.failing_together():
+        for index, batch in _batches(run, missing, reading, processes):
+            run.step(*batch, index=index)
+            if journal:
+                journal.write(index, run.kept[index])
+    shares = processes.on_main(run.kept)
+    profile = None
+    with processes.failing_together():
+        if processes.main:
+            run.take([finished, *shares])
+            profile = run.profile()
+            if out is not None:
+                profile.save(out)
+            if journal:
+                journal.remove()
+    return processes.from_main(profile)
+
+
+def _refuse_split(wanted: Sequence[Analysis], processes: Processes, resume: bool) -> None:
+    whole = [analysis.name for analysis in wanted if analysis.in_one_process]
+    if whole and (processes.world > 1 or resume):
+        what = f"spread over {processes.world} processes" if processes.world > 1 else "resumed"
+        raise StudyError(f"{whole[0]} needs all images in one go, so it cannot be {what}; measure it by itself")
+
+
+def _description(analysis: Analysis) -> dict[str, Any]:
+    """Name and options of an analysis that has not started."""
+    plain = (bool, int, float, str, type(None))
+    options = {name: value for name, value in vars(analysis).items() if isinstance(value, plain)}
+    return {"name": analysis.name, "class": type(analysis).__qualname__, **options}
+
+
+def _identity(run: Run, described: list[dict[str, Any]], n: int | None) -> dict[str, Any]:
+    """All that decides the numbers of a measurement."""
+    about = run.checkpoint.provenance
+    return {
+        "weights": about.get("weights_sha256"),
+        "blocks": [f"{block.path} ({block.side})" for block in run.checkpoint.blocks],
+        "images": run.images.provenance | {"count": len(run.images), "asked": n},
+        "analyses": described,
+        "batch_size": run.batch_size,
+        "network": {name: about.get(name) for name in ("dtype", "attention", "memory_format", "untrained_seed")},
+        "device": run.checkpoint.device.type,
+        "versions": {name: metadata.version(name) for name in ("hf_vitstudy", "torch", "transformers")},
+    }
 
 
 class Run:
@@ -105,14 +186,22 @@ class Run:
         self.checkpoint, self.images, self.batch_size = checkpoint, images, batch_size
         self.absent: dict[str, str] = {}
         self.analyses: list[Analysis] = []
-        self.parts: dict[str, list[Part]] = {}
-        self.digests: list[int] = []
+        self.kept: dict[int, Kept] = {}  # by number of the batch
         self.labels = _LabelMap(images.classes, checkpoint.provenance.get("classes"))
         for analysis in analyses:
             with self._dropping(analysis):
                 analysis.start(checkpoint, len(images), batch_size)
                 self.analyses.append(analysis)
-                self.parts[analysis.name] = []
+
+    @property
+    def count(self) -> int:
+        """Number of batches."""
+        return -(-len(self.images) // self.batch_size)
+
+    @property
+    def digests(self) -> list[int]:
+        """Of all images in order."""
+        return [digest for index in sorted(self.kept) for digest in self.kept[index].digests]
 
     @contextlib.contextmanager
     def _dropping(self, analysis: Analysis) -> Iterator[None]:
@@ -123,8 +212,15 @@ class Run:
             self.absent[analysis.name] = str(reason)
             self.analyses = [other for other in self.analyses if other is not analysis]
 
-    def step(self, pixels: Tensor, labels: Tensor, digests: Tensor) -> None:
-        """Measure one batch: pixels uint8 (batch, 3, height, width)."""
+    def step(self, pixels: Tensor, labels: Tensor, digests: Tensor, index: int | None = None) -> None:
+        """Measure one batch: pixels uint8 (batch, 3, height, width).
+
+        Args:
+            pixels, labels, digests: of the batch.
+            index: which one it is; by default the next.
+        """
+        index = len(self.kept) if index is None else index
+        parts: dict[str, Part] = {}
 
         def visit(block: Block, state: State) -> None:
             for analysis in self.analyses:
@@ -144,17 +240,25 @@ class Run:
         attention = visit_attention if any(a.needs_attention for a in self.analyses) else None
         images = pixels.to(self.checkpoint.device, non_blocking=True).float().div_(255)
         logits, _ = self.checkpoint.read(images, visit, attention, branches)
-        batch = Batch(images, logits, self.labels(labels), labels, first=len(self.digests))
+        batch = Batch(images, logits, self.labels(labels), labels, first=index * self.batch_size)
         for analysis in list(self.analyses):
             with self._dropping(analysis), torch.no_grad():
-                self.parts[analysis.name].append(analysis.update(batch))
-        self.digests += [int(value) & (2**64 - 1) for value in digests]
+                parts[analysis.name] = analysis.update(batch)
+        found = [int(value) & (2**64 - 1) for value in digests]
+        self.kept[index] = Kept(parts, found, dict(self.absent))
+
+    def take(self, shares: Sequence[dict[int, Kept]]) -> None:
+        """Put the batches of all processes together. An analysis that one of them dropped is dropped."""
+        self.kept = {index: share[index] for share in shares for index in share}
+        for index in sorted(self.kept):
+            self.absent = self.kept[index].absent | self.absent
+        self.analyses = [analysis for analysis in self.analyses if analysis.name not in self.absent]
 
     def profile(self) -> Profile:
         variables: dict[str, xr.Variable] = {}
         for analysis in list(self.analyses):
             with self._dropping(analysis):
-                variables |= analysis.result(self.parts[analysis.name])
+                variables |= analysis.result([self.kept[index].parts[analysis.name] for index in sorted(self.kept)])
         coordinates = {name: value for name, value in variables.items() if value.dims == (name,)}
         data = xr.Dataset(
             {name: value for name, value in variables.items() if name not in coordinates},
@@ -278,23 +382,30 @@ def _collate(items: list) -> tuple[Tensor, Tensor, Tensor] | StudyError:
 
 
 def _batches(
-    checkpoint: Checkpoint, images: ImageSet, batch_size: int, workers: int | None, progress: bool
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    run: Run, missing: Sequence[int], reading: _Reading, processes: Processes
+) -> Iterator[tuple[int, tuple[Tensor, Tensor, Tensor]]]:
+    """This process' share of the missing batches, each with its number."""
     from tqdm.auto import tqdm
 
-    workers = min(4, max(0, (os.cpu_count() or 1) - 1)) if workers is None else workers
+    workers = reading.workers
+    if workers is None:
+        workers = min(4, max(0, (os.cpu_count() or 1) // processes.world - 1))
+    n, size = len(run.images), run.batch_size
+    indices = missing[processes.rank :: processes.world]
     loader = DataLoader(
-        _Prepared(images, checkpoint),
-        batch_size,
+        _Prepared(run.images, run.checkpoint),
+        batch_sampler=[list(range(index * size, min(n, (index + 1) * size))) for index in indices],
         num_workers=workers,
         collate_fn=_collate,
-        pin_memory=checkpoint.device.type == "cuda",
+        pin_memory=run.checkpoint.device.type == "cuda",
     )
-    name = f"measuring {checkpoint.name}"
-    with tqdm(total=len(images), desc=name, unit="image", disable=not progress) as bar, warnings.catch_warnings():
+    name = f"measuring {run.checkpoint.name}"
+    shown = reading.progress and processes.main
+    with tqdm(total=n, desc=name, unit="image", disable=not shown) as bar, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*use of fork.*", category=DeprecationWarning)
-        for batch in loader:
+        bar.update(max(0, n - size * len(missing)))
+        for index, batch in zip(indices, loader, strict=True):
             if isinstance(batch, StudyError):
                 raise batch
-            yield batch
-            bar.update(len(batch[0]))
+            yield index, batch
+            bar.update(min(len(batch[0]) * processes.world, n - bar.n))

@@ -40,7 +40,12 @@ NETWORKS = [
     ["models"],
 ]
 MEASURING = [*NETWORKS, ["states", "kernels", "curvature"], ["blocks"], ["branches"]]
-MEASURING += [["checkpoints", "images", "corruptions", "grading"], ["analyses"], ["measuring"], ["training"]]
+MEASURING += [
+    ["checkpoints", "images", "corruptions", "grading", "journal", "processes"],
+    ["analyses"],
+    ["measuring"],
+    ["training"],
+]
 TOP = {"demo", "cli", "__main__", "evaluation_modules"}
 FOLDERS = {"analyses", "figures", "training"}  # whose files may know each other
 OFFICE = {"__init__"}  # hands out names of every layer on first use

@@ -1,0 +1,144 @@
+"""What was kept of finished batches, on disk, so that an interrupted measurement goes on where it stopped.
+
+A folder beside the profile, one file per batch. A file is written beside, flushed to disk and renamed, and carries its own
+sha256 in its name: whatever a crash leaves is either a whole file or none, and a damaged one is measured again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .errors import StudyError
+
+
+Part = dict[str, np.ndarray]
+IDENTITY = "identity.json"
+NAME = re.compile(r"(\d{8})-([0-9a-f]{64})\.safetensors")
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is kept of one batch.
+
+    Attributes:
+        parts: by analysis.
+        digests: of its images.
+        absent: analyses that had turned out to mean nothing by then, and why.
+    """
+
+    parts: dict[str, Part]
+    digests: list[int]
+    absent: dict[str, str]
+
+
+class Journal:
+    """Batches of one measurement.
+
+    Args:
+        profile: where the profile will be; the journal is the hidden folder beside it.
+        identity: plain JSON of all that decides the numbers.
+    """
+
+    def __init__(self, profile: Path, identity: dict[str, Any]) -> None:
+        self.folder = profile.with_name(f".{profile.name}.partial")
+        self.identity = json.loads(json.dumps(identity))
+
+    def begin(self, resume: bool) -> None:
+        """Take up what is there, or throw it away.
+
+        Raises:
+            StudyError: to be resumed, but it is of another measurement.
+        """
+        if not resume:
+            shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / IDENTITY
+        if path.is_file():
+            self._check(path)
+        else:
+            _write(path, json.dumps(self.identity, indent=1).encode())
+
+    def _check(self, path: Path) -> None:
+        try:
+            before = json.loads(path.read_bytes())
+        except ValueError:
+            before = {}
+        names = sorted(name for name in {*before, *self.identity} if before.get(name) != self.identity.get(name))
+        if names:
+            name = names[0]
+            was, now = (json.dumps(found.get(name))[:200] for found in (before, self.identity))
+            raise StudyError(
+                f"{self.folder} is of another measurement: {name} was {was}, is {now}; resume with the same options, or "
+                "start afresh without --resume"
+            )
+
+    def write(self, index: int, kept: Kept) -> None:
+        """Keep one batch."""
+        from safetensors.numpy import save
+
+        arrays = {
+            (analysis, name): np.asarray(value)
+            for analysis, part in kept.parts.items()
+            for name, value in part.items()
+        }
+        about = {
+            "analyses": list(kept.parts),
+            "arrays": [[analysis, name, list(array.shape)] for (analysis, name), array in arrays.items()],
+            "absent": kept.absent,
+        }
+        tensors = {str(place): np.ascontiguousarray(array) for place, array in enumerate(arrays.values())}
+        tensors["digests"] = np.array(kept.digests, dtype=np.uint64)
+        content = save(tensors, {"about": json.dumps(about)})
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+
+    def batches(self) -> dict[int, Kept]:
+        """All whole batches by their number; a damaged one is deleted with a warning."""
+        found = {}
+        for path in sorted(self.folder.iterdir()):
+            match = NAME.fullmatch(path.name)
+            if match is None:
+                continue
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != match[2]:
+                warnings.warn(f"{path} is damaged; its batch is measured again", stacklevel=2)
+                path.unlink()
+                continue
+            found[int(match[1])] = _read(content)
+        return found
+
+    def remove(self) -> None:
+        """Delete the journal: the profile is there."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _read(content: bytes) -> Kept:
+    from safetensors.numpy import load
+
+    tensors = load(content)
+    length = int.from_bytes(content[:8], "little")  # the header's, as the format begins
+    about = json.loads(json.loads(content[8 : 8 + length])["__metadata__"]["about"])
+    parts: dict[str, Part] = {analysis: {} for analysis in about["analyses"]}
+    for place, (analysis, name, shape) in enumerate(about["arrays"]):
+        parts[analysis][name] = tensors[str(place)].reshape(shape)
+    return Kept(parts, [int(value) for value in tensors["digests"]], about["absent"])
+
+
+def _write(path: Path, content: bytes) -> None:
+    """All of it or nothing, also after a power cut."""
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with open(fresh, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.rename(path)
