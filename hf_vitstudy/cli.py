@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -39,7 +40,8 @@ def main() -> None:
     try:
         app(standalone_mode=True)
     except StudyError as error:
-        typer.echo(f"error: {error}", err=True)
+        if _speaks():
+            typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
         if error.name not in ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate"):
@@ -117,8 +119,11 @@ def measure(
     dtype: Annotated[str, typer.Option(help="float32, bfloat16, float16 or float64.")] = "float32",
     attn: Annotated[str, typer.Option(help="Attention implementation; auto is eager where maps are needed.")] = "auto",
     analyses: Annotated[
-        str, typer.Option(help="Comma-separated; options after colons, as in cka:pool=mean,fourier.")
-    ] = "cka,fourier,variance,attention_distance,predictions",
+        str, typer.Option(help="Comma-separated: default, all, or names, with options, as in default,cka:pool=mean.")
+    ] = "default",
+    analysis: Annotated[
+        list[str] | None, typer.Option(help="One of your own, as in my_file.py:energy. This runs the file.")
+    ] = None,
     paper_mode: Annotated[
         bool, typer.Option("--paper-mode", help="Also measure by the published codes' definitions.")
     ] = False,
@@ -130,11 +135,16 @@ def measure(
     ] = None,
     workers: Annotated[int | None, typer.Option(min=0, help="Processes that decode images.")] = None,
     out: Annotated[Path | None, typer.Option(help="Folder of the profile; by default profiles/NAME.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on where the same measurement was interrupted.")
+    ] = False,
 ) -> None:
     """Measure one checkpoint on reference images and write its profile.
 
     Example: vitstudy measure google/vit-base-patch16-224 --images ILSVRC/imagenet-1k --split validation
+    On several GPUs: accelerate launch -m hf_vitstudy measure ... with the same options.
     """
+    from .analyses import choose_analyses
     from .checkpoints import short_name
     from .measuring import keep_memory
     from .measuring import measure as measure_
@@ -153,16 +163,43 @@ def measure(
         device=device,
         dtype=dtype,
         attn=attn,
-        analyses=[name.strip() for name in analyses.split(",") if name.strip()],
+        analyses=choose_analyses([*(name.strip() for name in analyses.split(",") if name.strip()), *(analysis or [])]),
         paper_mode=paper_mode,
         blocks=pattern,
         untrained=untrained,
         workers=workers,
         out=folder,
+        resume=resume,
     )
-    for name, why in profile.provenance["absent"].items():
-        typer.echo(f"without {name}: {why}")
-    typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places -> {folder}")
+    if _speaks():
+        for name, why in profile.provenance["absent"].items():
+            typer.echo(f"without {name}: {why}")
+        typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places -> {folder}")
+
+
+def _speaks() -> bool:
+    """Of several processes that a launcher has started, one speaks for all."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+@app.command()
+def analyses() -> None:
+    """List what can be measured, with options and their defaults.
+
+    Example: vitstudy analyses
+    """
+    import inspect
+
+    from .analyses import ANALYSES, DEFAULT, factory_of
+
+    rows = []
+    for name in ANALYSES:
+        factory = factory_of(name)
+        parameters = inspect.signature(factory).parameters.values()
+        options = ", ".join(f"{parameter.name}={parameter.default}" for parameter in parameters)
+        text = (factory.__doc__ or "").strip().split("\n")[0]
+        rows.append((name, "yes" if name in DEFAULT else "", text, options))
+    _print_table("analyses", ("name", "default", "what it measures", "options"), rows)
 
 
 @app.command()
@@ -293,9 +330,7 @@ def _plain(cell: Any) -> str:
     return escape(str(cell))
 
 
-def _print_best_matches(
-    cross: xr.Dataset, name_a: str, name_b: str, measure: str = "cka", what: str = "CKA"
-) -> None:
+def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str, measure: str = "cka", what: str = "CKA") -> None:
     from .comparison import best_matches
 
     rows = []

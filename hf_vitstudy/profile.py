@@ -319,7 +319,9 @@ def merge(profiles: Iterable[Profile]) -> Profile:
                 raise StudyError(f"cannot merge {first.name} and {other.name}: different {what}; use compare instead")
     data = first.data
     for other in profiles[1:]:
-        replaced = {str(name) for name in other.data.data_vars}  # a diagonal never outlives the matrix it was taken from
+        replaced = {
+            str(name) for name in other.data.data_vars
+        }  # a diagonal never outlives the matrix it was taken from
         replaced |= {name.replace("gram_", "square_", 1) for name in replaced if name.startswith("gram_")}
         kept = data.drop_vars([name for name in data.data_vars if name in replaced])
         try:

@@ -10,20 +10,22 @@ import html
 import io
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xarray as xr
 from matplotlib.figure import Figure
 
 from . import figures
-from .claims import DOMINANT, Judgement, Verdict, dominated, judge
-from .comparison import Comparison, best_matches, compare
+from .claims import DOMINANT, Judgement, Verdict, dominated
+from .comparison import Comparison
 from .errors import StudyError
+from .figures.interventions import corruption_kinds, crossings
+from .figures.similarity import cell_text
 from .profile import Profile
+from .robustness import mean_corruption_accuracy
 from .stats import Resampling
 
 
@@ -34,7 +36,8 @@ VERDICT_ICONS = {
     Verdict.UNDECIDED: "◆",
     Verdict.NOT_APPLICABLE: "○",
 }
-MOST_TITLES = 4_000  # cells; beyond, values on hover would make the file several megabytes
+MARK_SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
+KIND_SIGNS = {"attention": "▽", "mlp": "▲", "conv": "■", "block": "●", "stem": "×", "embedding": "×"}
 
 
 @dataclass(frozen=True)
@@ -85,22 +88,27 @@ def make_report(*profiles: Profile, draws: int = 1000, seed: int = 0) -> Report:
     """
     if not profiles:
         raise StudyError("a report needs at least one profile, got none")
-    comparisons = [compare(*pair, draws=draws, seed=seed) for pair in figures.pairs(profiles)]
-    judgements = judge(*profiles, draws=draws, seed=seed)
-    findings = [str(sentence) for sentence in _findings(profiles, comparisons, judgements)]
+    study = figures.Study(profiles, draws, seed)
+    judgements = study.judgements
+    findings = [str(sentence) for sentence in _findings(study)]
     title = _title(profiles)
     with figures.style():
+        svg = Drawer()
+        charts = [_drawn(svg, chart, study) for chart in figures.all_charts(study)]
+        charts = [chart for chart in charts if chart.panels]
         fragment = _template("report.html").render(
             title=title,
             profiles=profiles,
+            looks=[_look(number) for number in range(len(profiles))],
             findings=findings,
             warnings=[text for profile in profiles for text in dominated(profile)],
             judgements=[_row(judgement) for judgement in judgements],
-            charts=list(_charts(profiles, comparisons, judgements)),
+            glance=_claims_panel(svg, judgements) if any(j.estimate for j in judgements) else "",
+            sections=_sections(charts),
             methods=_methods(profiles, draws, seed),
             provenance=[_provenance(profile) for profile in profiles],
+            absent=_absent(profiles),
             commands=[_command(profile) for profile in profiles],
-            colours=figures.SERIES,
         )
     return Report(title, fragment, judgements, findings)
 
@@ -131,17 +139,17 @@ def _title(profiles: Sequence[Profile]) -> str:
 # ------------------------------------------------------------------------------------------------ findings in words
 
 
-def _findings(
-    profiles: Sequence[Profile], comparisons: Sequence[Comparison], judgements: Sequence[Judgement]
-) -> Iterator[str]:
-    yield _verdict_counts(judgements)
-    for comparison in comparisons:
+def _findings(study: figures.Study) -> Iterator[str]:
+    yield _verdict_counts(study.judgements)
+    for comparison in study.comparisons:
         if comparison.a is not comparison.b:
             yield from _similarity_sentences(comparison)
             yield from _frequency_sentences(comparison)
-    for profile in profiles:
+    yield from _noise_sentences(study)
+    for profile in study.profiles:
         yield from _head_sentences(profile)
-        yield from _accuracy_sentences(profile, comparisons[0].resampling)
+        yield from _accuracy_sentences(profile, study.comparisons[0].resampling)
+        yield from _corruption_sentences(profile, study)
 
 
 def _verdict_counts(judgements: Sequence[Judgement]) -> str:
@@ -168,13 +176,8 @@ def _similarity_sentences(comparison: Comparison) -> Iterator[str]:
     row, column = divmod(int(np.nanargmax(cells)), cells.shape[1])
     yield (
         f"Most alike are {maps['row'].values[row]} of {a.name} and {maps['column'].values[column]} of {b.name}: "
-        f"CKA {_cell(maps, row, column)}; their last places: {_cell(maps, -1, -1)}."
+        f"CKA {cell_text(maps, row, column)}; their last places: {cell_text(maps, -1, -1)}."
     )
-
-
-def _cell(maps: xr.Dataset, row: int, column: int) -> str:
-    value, low, high = (float(maps[name].values[row, column]) for name in ("cka", "low", "high"))
-    return "undefined" if np.isnan(value) else f"{value:.2f} [{low:.2f}, {high:.2f}]"
 
 
 def _frequency_sentences(comparison: Comparison) -> Iterator[str]:
@@ -222,6 +225,27 @@ def _accuracy_sentences(profile: Profile, study: Resampling) -> Iterator[str]:
     )
 
 
+def _noise_sentences(study: figures.Study) -> Iterator[str]:
+    for a, b, where in crossings(study):
+        at = where.frequency
+        yield (
+            f"Noise of one frequency costs {a.name} more accuracy below {at.value:.2f}π [{at.low:.2f}π, {at.high:.2f}π] and "
+            f"{b.name} more above."
+        )
+
+
+def _corruption_sentences(profile: Profile, study: figures.Study) -> Iterator[str]:
+    if "corruption_correct" not in profile.data or not corruption_kinds(profile):
+        return
+    kinds = corruption_kinds(profile)
+    mean = mean_corruption_accuracy(profile, kinds, draws=study.draws, seed=study.seed)["mean"]
+    value, low, high = (100 * number for number in (mean.value, mean.low, mean.high))
+    yield (
+        f"{profile.name} classifies {value:.1f} % [{low:.1f} %, {high:.1f} %] of corrupted images correctly, mean over "
+        f"{len(kinds)} {_plural('kind', len(kinds))}."
+    )
+
+
 # ------------------------------------------------------------------------------------------------------------- claims
 
 
@@ -249,30 +273,46 @@ def _signed(value: float) -> str:
 
 
 @dataclass(frozen=True)
-class Chart:
-    """One section with figures: panels that stand side by side where there is room, one under the other on a phone."""
+class Drawn:
+    """A chart as the page shows it: panels stand side by side where there is room, one under the other on a phone."""
 
-    title: str
-    caption: str
+    chart: figures.Chart
     panels: list[str]
-    table: dict[str, Any] | None = None
+    table: dict[str, Any] | None
+    marks: str
 
 
-def _charts(
-    profiles: Sequence[Profile], comparisons: Sequence[Comparison], judgements: Sequence[Judgement]
-) -> Iterator[Chart]:
-    svg = Drawer()
-    if any(judgement.estimate for judgement in judgements):
-        yield Chart("All claims at a glance", _CAPTIONS["claims"], [_claims_panel(svg, judgements)])
-    for comparison in comparisons:
-        if all("gram_flatten" in profile.data for profile in (comparison.a, comparison.b)):
-            yield _cka_chart(svg, comparison)
-    if any("fourier" in profile.data for profile in profiles):
-        yield _depth_chart(svg, "Frequencies", "fourier", profiles, comparisons)
-    if any("variance" in profile.data for profile in profiles):
-        yield _depth_chart(svg, "Variance of feature maps", "variance", profiles, comparisons)
-    if any("attention_distance" in profile.data for profile in profiles):
-        yield _heads_chart(svg, profiles)
+def _drawn(svg: Drawer, chart: figures.Chart, study: figures.Study) -> Drawn:
+    panels = [
+        svg.inline(panel.figure(), panel.about, form=panel.form, titles=panel.titles) for panel in chart.panels(study)
+    ]
+    table = chart.table(study) if chart.table and panels else None
+    return Drawn(
+        chart, panels, table if table and table["body"] else None, _marks(study) if chart.names == "kinds" else ""
+    )
+
+
+def _marks(study: figures.Study) -> str:
+    """What the markers of the sublayers these networks have mean."""
+    present = [str(kind) for profile in study.profiles for kind in profile.data["kind"].values]
+    words = {f"{KIND_SIGNS[kind]} {figures.KIND_WORDS[kind]}": None for kind in KIND_SIGNS if kind in present}
+    return "Marks: " + ", ".join(words) + "."
+
+
+def _sections(charts: Sequence[Drawn]) -> list[dict[str, Any]]:
+    """Charts by section, with the names that the page's links go to."""
+    found = []
+    for title in dict.fromkeys(drawn.chart.section for drawn in charts):
+        own = [drawn for drawn in charts if drawn.chart.section == title]
+        found.append({"title": title, "id": "vitstudy-" + re.sub(r"\W+", "-", title.lower()), "charts": own})
+    return found
+
+
+def _look(number: int) -> dict[str, Any]:
+    """How a checkpoint's lines look, for the legends of the page."""
+    dash = ["solid", "dashed", "dotted"][number % 3]
+    mark = figures.series_mark(number)
+    return {"colour": f"var(--series{number % len(figures.SERIES)})", "dash": dash, "mark": MARK_SIGNS[mark]}
 
 
 def _claims_panel(svg: Drawer, judgements: Sequence[Judgement]) -> str:
@@ -280,150 +320,7 @@ def _claims_panel(svg: Drawer, judgements: Sequence[Judgement]) -> str:
     figure = figures.new_figure(6.0, 0.32 * len(shown) + 0.6)
     figures.draw_claims(figure.subplots(), judgements)
     about = f"Forest plot of effects in units of their margins. {_verdict_counts(judgements)}"
-    return svg.inline(figure, about, form="page")
-
-
-def _cka_chart(svg: Drawer, comparison: Comparison) -> Chart:
-    a, b = comparison.a, comparison.b
-    sides = [("aa", a, a)] if a is b else [("ab", a, b), ("aa", a, a), ("bb", b, b)]
-    cell = min(0.28, 3.4 / max(len(profile.data["block"]) for profile in (a, b)))
-    panels, table = [], None
-    for key, rows, columns in sides:
-        maps = comparison.cka(key, permutations=100 if key == "ab" else 0)
-        panels.append(_cka_panel(svg, maps, (rows, columns), cell, key, bar=key == sides[-1][0]))
-        if key == sides[0][0]:
-            table = _best_matches(maps, rows, columns)
-    title = "Similarity of representations" + ("" if a is b else f": {a.name} and {b.name}")
-    return Chart(title, _CAPTIONS["cka"], panels, table)
-
-
-def _cka_panel(svg: Drawer, maps: xr.Dataset, sides: tuple[Profile, Profile], cell: float, key: str, bar: bool) -> str:
-    """One map in cells of `cell` inches, the same in all maps of a chart."""
-    rows, columns = sides
-    across, up = (cell * max(len(profile.data["block"]), 4) for profile in (columns, rows))
-    width, height = across + (1.25 if bar else 0.7), up + 0.75
-    figure = Figure(figsize=(width, height))
-    ax = figure.add_axes((0.55 / width, 0.5 / height, across / width, up / height))
-    mesh = figures.draw_cka(ax, maps, rows, columns, gid="cells")
-    ax.set_xlabel(_fitting(columns.name, across))
-    ax.set_ylabel(_fitting(rows.name, up))
-    if key == "ab":
-        figures.draw_best_match(ax, maps)
-    if bar:
-        side = figure.add_axes((1 - 0.6 / width, 0.5 / height, 0.08 / width, up / height))
-        figure.colorbar(mesh, cax=side, label="CKA")
-    cells = maps["cka"].values
-    mean = f"mean {np.nanmean(cells):.2f}" if np.isfinite(cells).any() else "all undefined"
-    about = f"CKA of every place of {rows.name} (rows) with every place of {columns.name} (columns); {mean}."
-    return svg.inline(figure, about, form="map", titles=_cell_titles(maps))
-
-
-def _fitting(name: str, inches: float) -> str:
-    """The name, shortened in the middle where it is longer than the axis it names."""
-    most = max(12, int(inches / 0.062))
-    return name if len(name) <= most else f"{name[: most // 2]}…{name[-(most // 2 - 1) :]}"
-
-
-def _cell_titles(maps: xr.Dataset) -> list[str] | None:
-    rows, columns = maps["row"].values, maps["column"].values
-    if len(rows) * len(columns) > MOST_TITLES:
-        return None
-    return [f"{row} × {column}: {_cell(maps, i, j)}" for i, row in enumerate(rows) for j, column in enumerate(columns)]
-
-
-def _best_matches(maps: xr.Dataset, rows: Profile, columns: Profile) -> dict[str, Any]:
-    """For every place of `columns` the place of `rows` most like it."""
-    body = []
-    for j, i in enumerate(best_matches(maps["cka"].values)):
-        name = maps["column"].values[j]
-        if i < 0:
-            body.append([str(name), "undefined: the same for every image", "", ""])
-            continue
-        p = f"{float(maps['p'].values[i, j]):.3f}" if "p" in maps else ""
-        body.append([str(name), str(maps["row"].values[i]), _cell(maps, i, j), p])
-    head = [f"place of {columns.name}", f"most similar of {rows.name}", "CKA [95 %]", "p (permutation)"]
-    return {"title": "Most similar places", "head": head, "body": body}
-
-
-def _depth_chart(
-    svg: Drawer, title: str, which: str, profiles: Sequence[Profile], comparisons: Sequence[Comparison]
-) -> Chart:
-    panels, resampling = [], comparisons[0].resampling
-    for panel in figures.DEPTH_PANELS:
-        if not panel.name.endswith(which):
-            continue
-        about = f"{panel.label} along depth"
-        panels.append(_panel(svg, lambda ax, p=panel: p.draw(ax, profiles, resampling), about))
-        for comparison in comparisons:
-            both = all(panel.name in profile.data for profile in (comparison.a, comparison.b))
-            if both and comparison.a is not comparison.b and not panel.log:
-                about = f"{panel.label}: {comparison.a.name} minus {comparison.b.name} at equal depths"
-                panels.append(_panel(svg, lambda ax, p=panel, c=comparison: p.draw_difference(ax, c), about))
-    if which == "fourier":
-        panels += [
-            _panel(svg, lambda ax, p=profile: figures.draw_spectra(ax, p), f"Spectra of all places of {profile.name}")
-            for profile in profiles
-            if "fourier" in profile.data
-        ]
-    return Chart(title, _CAPTIONS[which], panels, _depth_table(which, profiles, resampling))
-
-
-def _panel(svg: Drawer, draw: Callable, about: str) -> str:
-    figure = figures.new_figure(3.5, 2.5)
-    draw(figure.subplots())
-    return svg.inline(figure, about)
-
-
-def _depth_table(which: str, profiles: Sequence[Profile], resampling: Resampling) -> dict[str, Any]:
-    """Mean and interval at every place of every checkpoint."""
-    panel = next(panel for panel in figures.DEPTH_PANELS if panel.name == which)
-    body = []
-    for profile in profiles:
-        if panel.name not in profile.data:
-            continue
-        rows = figures.depth_rows(profile, panel.name, resampling, panel.select)
-        for place, name in enumerate(profile.data["block"].values):
-            depth = float(profile.data["depth"].values[place])
-            body.append([profile.name, str(name), f"{depth:.2f}", str(resampling.estimate(rows[:, place]))])
-    return {"title": "Values", "head": ["checkpoint", "place", "depth", f"{panel.label} [95 %]"], "body": body}
-
-
-def _heads_chart(svg: Drawer, profiles: Sequence[Profile]) -> Chart:
-    panels, body = [], []
-    for number, profile in enumerate(profiles):
-        if "attention_distance" not in profile.data:
-            continue
-        panels.append(
-            _panel(
-                svg,
-                lambda ax, p=profile, i=number: figures.draw_heads(ax, p, i),
-                f"Mean attention distance of every head of {profile.name}",
-            )
-        )
-        means = profile["attention_distance"].mean("image").transpose("layer", "head").values
-        prefix = profile["prefix_attention"].mean("image").transpose("layer", "head").values
-        for layer, name in enumerate(profile.data["layer"].values):
-            distances = ", ".join(f"{value:.0f}" for value in sorted(means[layer][np.isfinite(means[layer])]))
-            body.append([profile.name, str(name), distances, f"{100 * np.nanmean(prefix[layer]):.0f} %"])
-    head = ["checkpoint", "layer", "mean distance of its heads (px)", "attention to class and register tokens"]
-    return Chart("Attention heads", _CAPTIONS["heads"], panels, {"title": "Values", "head": head, "body": body})
-
-
-_MARKS = "Marks: ▽ after attention, ▲ after an MLP, ■ after a convolutional block, ● after a whole block, × stem or embedding."
-_CAPTIONS = {
-    "claims": "Positive is what the paper claims. The shaded band is ±1 margin: effects too small to matter. Lines are 95 % "
-    "intervals over images.",
-    "cka": "Centred kernel alignment, 1 = the same up to rotation and scale. Every place with every other; first place at "
-    "the lower left, lines where the map's size changes, the path joins each column to its most similar row. Point "
-    "at a cell for its value and 95 % interval. Raghu et al. 2021, Fig 1 and 2.",
-    "fourier": "Δ log amplitude: how much weaker the highest frequencies (0.8π to π) are than the map's mean. Attention that "
-    "smooths lowers it. Within a stage only: across stages the change of the grid dominates. Park & Kim 2022, "
-    "Fig 2a and 8. " + _MARKS,
-    "variance": "How much an activation varies over the image, averaged over channels; left as it is, then as a share of the "
-    "mean square, which does not depend on the scale of the weights. Park & Kim 2022, Fig 9. " + _MARKS,
-    "heads": "Distance from query to key, weighted by attention; one dot per head, the line is the layer's mean. Weights are "
-    "renormalised without the class token. Dosovitskiy et al. 2020, Fig 7; Raghu et al. 2021, Fig 3.",
-}
+    return svg.inline(figure, about, form="wide")
 
 
 # ------------------------------------------------------------------------------------------------------ SVG into HTML
@@ -440,7 +337,8 @@ class Drawer:
 
         Args:
             about: what a screen reader says.
-            form: ``panel`` grows with the page, ``map`` keeps its size so that cells stay equal, ``page`` is wide.
+            form: ``panel`` grows with the page, ``map`` keeps its size so that cells stay equal, ``page`` has a row of its own,
+                ``wide`` is scrolled on a phone rather than made small.
             titles: text shown when the pointer rests on the cells of the group ``cells``, row by row.
         """
         self._count += 1
@@ -448,13 +346,36 @@ class Drawer:
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
         text = buffer.getvalue()
         text = text[text.index("<svg") :]
-        text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+        text = _slim(text)
         width = float(re.search(r'viewBox="0 0 ([\d.]+)', text)[1])  # type: ignore[index]
         label = html.escape(about, quote=True)
-        opening = f'<svg class="{form}" role="img" aria-label="{label}" style="width:{width * 4 / 3:.0f}px" viewBox'
+        opening = f'<svg class="{form}" role="img" aria-label="{label}" style="--w:{width * 4 / 3:.0f}px" viewBox'
         text = re.sub(r"<svg.*?viewBox", lambda _: opening, text, count=1, flags=re.DOTALL)
         text = _cells_as_rectangles(text, titles)
+        text = text.replace("</svg>", _told(figure) + "</svg>")
         return _themed(_own_ids(text, f"f{self._count}-"))
+
+
+def _slim(text: str) -> str:
+    """Half the size: no metadata, comments, fonts (the page has its own), nor digits past a hundredth of a pixel."""
+    text = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", text, flags=re.DOTALL)
+    text = re.sub(r' font-family: [^;"]+;| transform="rotate\(-0 [^)]*\)"', "", text)
+    text = re.sub(r'<g id="(?!cells")[^"]*">', "<g>", text)
+    places = r' (?:d|x|y|points)="[^"]*"'
+    text = re.sub(places, lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
+    return re.sub(r"\n\s*", "\n", text)
+
+
+def _told(figure: Figure) -> str:
+    """Invisible circles over the points that have a text, in the units of the SVG, which are points of 1/72 inch."""
+    circles = []
+    scale, top = 72 / figure.dpi, 72 * figure.get_figheight()
+    for told in figure.findobj(figures.Told):
+        for (x, y), text in zip(scale * told.places(), told.texts, strict=True):
+            circles.append(
+                f'<circle cx="{x:.1f}" cy="{top - y:.1f}" r="5"><title>{html.escape(text)}</title></circle>'
+            )
+    return f'<g fill="transparent">{"".join(circles)}</g>' if circles else ""
 
 
 def _cells_as_rectangles(text: str, titles: list[str] | None) -> str:
@@ -502,8 +423,36 @@ def _methods(profiles: Sequence[Profile], draws: int, seed: int) -> dict[str, An
         "batches": len(blocks),
         "batch_size": int(blocks.max(initial=0)),
         "dominant": f"{100 * DOMINANT:.0f} %",
-        "absent": [(p.name, name, why) for p in profiles for name, why in p.provenance.get("absent", {}).items()],
+        "settings": _settings(profiles),
     }
+
+
+PLAIN = ("unit", "source", "long_name")
+LONGEST_SETTING = 80  # characters
+
+
+def _settings(profiles: Sequence[Profile]) -> list[tuple[str, str]]:
+    """What a measurement says of how it was made, such as the strength of a noise: (measurements, setting)."""
+    found: dict[str, list[str]] = {}
+    for profile in profiles:
+        for name, array in profile.data.data_vars.items():
+            words = [
+                f"{str(key).replace('_', ' ')} {value}"
+                for key, value in array.attrs.items()
+                if key not in PLAIN and isinstance(value, str | int | bool) and len(str(value)) <= LONGEST_SETTING
+            ]
+            if words:
+                found.setdefault("; ".join(words), []).append(str(name).replace("_", " "))
+    return [(", ".join(dict.fromkeys(names)), setting) for setting, names in found.items()]
+
+
+def _absent(profiles: Sequence[Profile]) -> list[tuple[str, str, str]]:
+    """(checkpoint, measurement, why) of what was asked for and could not be measured."""
+    return [
+        (profile.name, str(name).replace("_", " "), str(why))
+        for profile in profiles
+        for name, why in profile.provenance.get("absent", {}).items()
+    ]
 
 
 def _provenance(profile: Profile) -> dict[str, str]:

@@ -6,9 +6,12 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 from synthetic import synthetic_profile
+from synthetic_measurements import measured_profile, with_variable
 
 from hf_vitstudy import Report, StudyError, compare, make_report, write_report
+from hf_vitstudy.figures import SECTIONS
 from hf_vitstudy.profile import Profile
+from hf_vitstudy.robustness import crossing, mean_corruption_accuracy
 
 
 class Page(HTMLParser):
@@ -65,8 +68,9 @@ def page(report) -> Page:
 
 def test_nothing_is_fetched_from_outside(report, page):
     inside = [address for address in page.addresses if address.startswith(("#", "data:"))]
-    links = [attrs["href"] for attrs in page.all("a")]
+    links = [attrs["href"] for attrs in page.all("a") if not attrs["href"].startswith("#")]
     assert sorted(page.addresses) == sorted(inside + links)
+    assert links
     assert all(link.startswith("https://arxiv.org/abs/") for link in links)
     assert not page.all("script")
     assert not page.all("iframe")
@@ -83,7 +87,8 @@ def test_the_page_is_whole_and_names_are_unique(page):
 
 def test_verdicts_come_first_and_provenance_last(report):
     order = [
-        report.html.index(text) for text in ("What the papers claim", "Similarity of", "<h2>Methods", "<h2>Provenance")
+        report.html.index(text)
+        for text in ("What the papers claim", "<h3>Similarity of", ">Methods</h2>", ">Provenance</h2>")
     ]
     assert order == sorted(order)
 
@@ -114,7 +119,8 @@ def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page
 
 def test_every_cell_of_every_map_tells_its_value(report, profiles):
     maps = compare(*profiles, draws=200).cka("ab")
-    titles = re.findall(r"<title>(.*?)</title>", report.fragment)
+    chart = report.fragment[report.fragment.index("<h3>Similarity of") :].split("<h3>")[1]
+    titles = re.findall(r"<title>(.*?)</title>", chart)
     assert len(titles) == 17 * 17 + 17 * 9 + 9 * 9
     i, j = 4, 6
     value, low, high = (float(maps[name].values[i, j]) for name in ("cka", "low", "high"))
@@ -127,7 +133,7 @@ def test_cells_hold_the_colour_of_their_value(report, profiles):
     import matplotlib as mpl
 
     values = compare(*profiles, draws=200).cka("ab")["cka"].values
-    first = report.fragment[report.fragment.index("Similarity of") :]
+    first = report.fragment[report.fragment.index("<h3>Similarity of") :]
     colours = re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="[\d.]+" height="[\d.]+" fill="(#\w+)"', first)[
         : values.size
     ]
@@ -160,7 +166,8 @@ def test_every_figure_has_a_description_and_follows_the_page_s_colours(report, p
     assert "var(--ink" in report.fragment
     assert "prefers-color-scheme: dark" in report.fragment
     for name in set(re.findall(r"var\(--([\w]+)", report.fragment)):
-        assert report.fragment.count(f"--{name}:") == 2, f"{name} needs a light and a dark value"
+        if name != "w":  # the width of each drawing
+            assert report.fragment.count(f"--{name}:") == 2, f"{name} needs a light and a dark value"
 
 
 HOSTILE = '</title><script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" $\\frac$'
@@ -243,5 +250,124 @@ def test_intervals_of_a_report_use_its_draws():
     """What the methods section says of draws and seed holds for every interval on the page."""
     profile = synthetic_profile("resnet", n=32)
     pages = [make_report(profile, draws=100, seed=seed) for seed in (0, 0, 1)]
-    tables = [page.fragment[page.fragment.index("Variance of feature maps") :].split("<h2>")[0] for page in pages]
+    tables = [page.fragment[page.fragment.index("Variance of feature maps") :].split("<h3>")[0] for page in pages]
     assert tables[0] == tables[1] != tables[2]
+
+
+# ------------------------------------------------------------------------------------------------- all that is measured
+
+
+@pytest.fixture(scope="module")
+def everything() -> tuple[Profile, Profile]:
+    return measured_profile("vit"), measured_profile("resnet")
+
+
+@pytest.fixture(scope="module")
+def full(everything) -> Report:
+    return make_report(*everything, draws=100)
+
+
+def sections(report: Report) -> list[str]:
+    return re.findall(r'<h2 id="[\w-]+">(.*?)</h2>', report.fragment)
+
+
+def test_sections_follow_one_order_and_the_page_links_to_each(full):
+    found = sections(full)
+    measured = [name for name in SECTIONS if name != "Other measurements"]
+    assert found == ["What the papers claim, and what these checkpoints say", *measured, "Methods", "Provenance"]
+    links = re.search(r"<nav.*?</nav>", full.fragment, flags=re.DOTALL)[0]
+    addresses = re.findall(r'href="#([\w-]+)"', links)
+    assert addresses == re.findall(r'<h2 id="([\w-]+)"', full.fragment)
+    assert re.findall(r">([^<>]+)</a>", links) == ["Claims", *measured, "Methods", "Provenance"]
+
+
+def test_only_measured_sections_are_there(report):
+    assert sections(report)[1:-2] == ["Similarity", "Frequencies and variance", "Attention"]
+
+
+def test_every_chart_says_how_to_read_it_and_where_it_comes_from(full):
+    charts = re.findall(r"<section>(.*?)</section>", full.fragment, flags=re.DOTALL)
+    assert len(charts) >= 20
+    for chart in charts:
+        title = re.search(r"<h3>(.*?)</h3>", chart)[1]
+        assert re.search(r'<p class="mute">.{40,}</p>', chart, flags=re.DOTALL), title
+        assert re.search(r"<cite>.{4,}\.</cite>", chart), title
+        assert chart.count("<svg") >= 1, title
+        if title != "Where the output comes from: attention rollout":
+            assert "<table>" in chart, title
+
+
+def test_the_page_is_well_formed_and_small(full):
+    page = Page(full.html)
+    assert len(page.ids) == len(set(page.ids))
+    assert all(len(attrs["aria-label"]) > 10 for attrs in page.all("svg"))
+    assert len(full.html) < 2_500_000
+
+
+def test_points_tell_their_value_where_they_are_drawn(full, everything):
+    """The circle over a marker stands on the marker."""
+    chart = full.fragment[full.fragment.index("<h3>What a linear probe") :].split("</section>")[0]
+    drawing = re.findall(r"<svg.*?</svg>", chart, flags=re.DOTALL)[1]  # the mean of all patches
+    circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="5"><title>(.*?)</title>', drawing)
+    resnet = everything[1]
+    assert len(circles) == 9 + 5
+    accuracy = 100 * resnet["probe_correct"].values[:, :, 0].mean(0)
+    texts = [text for _, _, text in circles if text.startswith("synthetic-resnet")]
+    for text, block, value in zip(texts, resnet.data["probe_block"].values, accuracy, strict=True):
+        assert text.startswith(f"synthetic-resnet, mean, {block}: {value:#.3g} [".replace(". [", " ["))
+    marks = re.findall(r'<use xlink:href="#[\w-]+" x="([\d.]+)" y="([\d.]+)" style="fill: var\(--series\d', drawing)
+    places = {(round(float(x), 1), round(float(y), 1)) for x, y in marks}
+    for x, y, text in circles:
+        assert (float(x), float(y)) in places, text
+
+
+def test_new_findings_are_the_numbers(full, everything):
+    vit, resnet = everything
+    words = " ".join(full.findings)
+    where = crossing(vit, resnet, draws=100).frequency
+    assert f"costs synthetic-vit more accuracy below {where.value:.2f}π [{where.low:.2f}π, {where.high:.2f}π]" in words
+    mean = mean_corruption_accuracy(resnet, ["gaussian_noise", "fog", "contrast"], draws=100)["mean"]
+    assert (
+        f"synthetic-resnet classifies {100 * mean.value:.1f} % [{100 * mean.low:.1f} %, {100 * mean.high:.1f} %] of corrupted "
+        "images correctly, mean over 3 kinds"
+    ) in words
+
+
+def test_settings_of_measurements_are_told(full):
+    text = Page(full.html).text
+    assert "noise correct: strength 0.05" in text
+    assert "corruption correct: strengths published for 64 px" in text
+    assert "probe correct: shots 4" in text
+
+
+def test_what_could_not_be_measured_stands_in_the_provenance_with_its_reason(profiles):
+    vit, resnet = profiles
+    absent = {"attention_distance": "no attention in this network", "probes": "a class of one image"}
+    found = make_report(vit, Profile(resnet.data, resnet.provenance | {"absent": absent}), draws=100)
+    provenance = found.fragment[found.fragment.index(">Provenance</h2>") :]
+    for name, why in absent.items():
+        assert f"<strong>{name.replace('_', ' ')}</strong> of synthetic-resnet: {why}." in provenance
+    assert "Not measured, and why" not in make_report(vit, draws=100).fragment
+
+
+def test_somebody_s_measurement_has_its_chart_table_and_source(profiles):
+    resnet = profiles[1]
+    values = np.random.default_rng(0).normal(5, 1, (64, 9))
+    about = {"unit": "bit", "source": "Doe 2031, eq. 7", "long_name": "surprise of a place"}
+    found = make_report(with_variable(resnet, "surprise", ("image", "block"), values, **about), draws=100)
+    assert "Other measurements" in sections(found)
+    chart = found.fragment[found.fragment.index("<h3>Surprise of a place</h3>") :].split("</section>")[0]
+    assert "<cite>Doe 2031, eq. 7.</cite>" in chart
+    assert "surprise (bit) [95 %]" in chart
+    assert f"<td>{values.mean(0)[0]:#.3g} [" in chart
+    assert len(re.findall("<circle", chart)) == 9
+
+
+def test_names_from_outside_are_text_in_every_new_chart():
+    vit, resnet = (measured_profile(kind, name=HOSTILE) for kind in ("vit", "resnet"))
+    hostile = {"unit": HOSTILE, "source": HOSTILE, "long_name": HOSTILE, "setting": HOSTILE[:60]}
+    vit = with_variable(vit, "more", ("image", "block"), np.ones((64, 17)), **hostile)
+    page = Page(make_report(vit, resnet, draws=100).html)
+    assert not page.all("script")
+    assert not page.all("img")
+    assert "alert(1)" in page.text

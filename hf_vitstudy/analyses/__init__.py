@@ -16,6 +16,9 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import runpy
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 from ..errors import StudyError
@@ -30,6 +33,8 @@ __all__ = [
     "NotApplicableError",
     "Part",
     "PerBlock",
+    "choose_analyses",
+    "factory_of",
     "joined",
     "make_analysis",
     "per_block",
@@ -62,25 +67,66 @@ ANALYSES = {
 DEFAULT = ("cka", "fourier", "variance", "attention_distance", "predictions")
 
 
+def choose_analyses(texts: Sequence[str]) -> list[str]:
+    """Names with ``default`` and ``all`` written out, each once, in order.
+
+    ``all`` is every analysis of the package; those that mean nothing for a checkpoint are absent from its profile, with reason.
+    """
+    sets = {"default": DEFAULT, "all": tuple(ANALYSES)}
+    return list(dict.fromkeys(name for text in texts for name in sets.get(text, (text,))))
+
+
 def make_analysis(text: str, *, paper_mode: bool = False) -> Analysis:
-    """An analysis from its name and options, such as ``cka:pool=mean:kernel=rbf``.
+    """An analysis from its name and options, such as ``cka:pool=mean:kernel=rbf`` or ``my_file.py:energy``.
 
     Args:
-        text: name, then ``:option=value`` as often as needed.
+        text: name, then ``:option=value`` as often as needed. A name may also be a file and what it defines there, which runs
+            that file.
         paper_mode: also measure by the published code's definition, where the analysis has one.
 
     Raises:
-        StudyError: unknown name, option or value.
+        StudyError: unknown name, file, option or value.
     """
     name, *options = text.split(":")
-    if name not in ANALYSES:
+    if name.endswith(".py"):
+        if not options:
+            raise StudyError(f"{name} names a file alone; write {name}:NAME, with the name of the analysis in it")
+        name, factory, options = options[0], _outside(name, options[0]), options[1:]
+    elif name in ANALYSES:
+        factory = factory_of(name)
+    else:
         raise StudyError(f"no analysis is called {name!r}; there are: {', '.join(ANALYSES)}")
-    module, _, attribute = ANALYSES[name].partition(":")
-    factory = getattr(importlib.import_module(f".{module}", __name__), attribute)
     chosen = dict(_option(option, factory, name) for option in options)
     if paper_mode and "paper_mode" in inspect.signature(factory).parameters:
         chosen["paper_mode"] = True
-    return factory(**chosen)
+    made = factory(**chosen)
+    if not isinstance(made, Analysis):
+        raise StudyError(
+            f"{name} makes a {type(made).__name__}, expected an analysis: a function under @per_block, or an Analysis"
+        )
+    return made
+
+
+def factory_of(name: str) -> Callable[..., Analysis]:
+    """What makes an analysis of the package."""
+    module, _, attribute = ANALYSES[name].partition(":")
+    return getattr(importlib.import_module(f".{module}", __name__), attribute)
+
+
+def _outside(path: str, name: str) -> Callable[..., Analysis]:
+    """An analysis from a file of one's own."""
+    if name in ANALYSES:
+        raise StudyError(f"{path}:{name} has the name of an analysis of the package; call it something else")
+    if not Path(path).is_file():
+        raise StudyError(f"no file at {path}; expected a Python file that defines {name}")
+    namespace = runpy.run_path(path)
+    factory = namespace.get(name)
+    if factory is None:
+        known = [key for key, value in namespace.items() if not key.startswith("_") and callable(value)]
+        raise StudyError(f"{path} defines no {name}; it defines: {', '.join(known) or 'nothing'}")
+    if not callable(factory):
+        raise StudyError(f"{path}:{name} is a {type(factory).__name__}, expected an analysis")
+    return factory
 
 
 def _option(text: str, factory: Any, name: str) -> tuple[str, Any]:
