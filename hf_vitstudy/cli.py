@@ -110,7 +110,7 @@ def measure(
     images: Annotated[str, typer.Option(help="Hub id of a data set, .parquet file, or image folder.")],
     split: Annotated[str | None, typer.Option(help="Split of the data set; by default validation or test.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub data set.")] = None,
-    n: Annotated[int, typer.Option(min=4, help="Number of images, drawn by --seed.")] = 2048,
+    n: Annotated[int, typer.Option("--n", "-n", min=4, help="Number of images, drawn by --seed.")] = 2048,
     seed: Annotated[int, typer.Option(help="Seed of the images' order.")] = 0,
     batch_size: Annotated[
         int, typer.Option(help="Images per forward pass; CKA's Gram blocks hold as many, at most 32.")

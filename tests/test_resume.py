@@ -1,0 +1,377 @@
+"""Measurements that are killed, spread over processes, or fed by a file of one's own: always the same profile."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import save_checkpoint, small_vit
+
+from hf_vitstudy import StudyError, load_profile, measure
+from hf_vitstudy.analyses import ANALYSES, Analysis, choose_analyses, make_analysis
+from hf_vitstudy.journal import Journal, Kept
+
+
+QUICK = {"n": 40, "workers": 0, "progress": False, "batch_size": 8}
+SOME = ["cka", "variance", "attention_distance", "predictions", "receptive_field:images=12", "probes:shots=2"]
+ENVIRONMENT = os.environ | {
+    "OMP_NUM_THREADS": "1",
+    "GLOO_SOCKET_IFNAME": "lo",
+    "ACCELERATE_USE_CPU": "true",
+    "HF_HUB_OFFLINE": "1",
+    "CUDA_VISIBLE_DEVICES": "",
+}
+
+
+def command(checkpoint: Path, images: Path, out: Path, *more: str) -> list[str]:
+    options = ["--images", str(images), "-n", "40", "--batch-size", "8", "--workers", "0", "--out", str(out)]
+    return ["measure", str(checkpoint), *options, "--analyses", ",".join(SOME), *more]
+
+
+def run(*arguments: str, launcher: tuple[str, ...] = (), **options) -> subprocess.CompletedProcess:
+    words = [sys.executable, *(("-m", *launcher) if launcher else ()), "-m", "hf_vitstudy", *arguments]
+    return subprocess.run(words, capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False, **options)
+
+
+def contents(folder: Path) -> tuple[bytes, dict]:
+    """The bytes of all numbers, and what is said of them but for the time."""
+    description = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
+    description["provenance"].pop("created")
+    return (folder / "arrays.safetensors").read_bytes(), description
+
+
+# Forks a child for every job, or two that a launcher would have started, and kills them in the middle of the journal.
+RUNNER = """
+import json, os, signal, socket, sys
+import datasets, torch, transformers.models.vit.modeling_vit
+from hf_vitstudy import cli, journal, measuring
+
+def free_port():
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return str(found.getsockname()[1])
+
+def measure(arguments, at, inside, rank, world, port, log):
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
+    if world > 1:
+        found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        os.environ |= {key: str(value) for key, value in found.items()}
+    original, count = journal._write, [0]
+    def write(path, content):
+        count[0] += path.suffix == ".safetensors"
+        dies = at > 0 and count[0] == at
+        if dies and inside:
+            path.with_name(path.name + ".1.new").write_bytes(content[: len(content) // 2])
+        else:
+            original(path, content)
+        if dies:
+            os.kill(os.getpid(), signal.SIGKILL)
+    journal._write = write
+    sys.argv = ["vitstudy", *arguments]
+    cli.main()
+
+torch.set_num_threads(1)
+for arguments, at, inside, world, log in json.loads(sys.argv[1]):
+    children, port = [], free_port()
+    for rank in range(world):
+        children.append(os.fork())
+        if not children[-1]:
+            status = 1
+            try:
+                measure(arguments, at, inside, rank, world, port, log)
+                status = 0
+            except SystemExit as left:
+                status = left.code or 0
+            finally:
+                os._exit(status)
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    print(json.dumps(codes), file=sys.stdout, flush=True)
+"""
+
+
+KILLS = {"after the first batch": (1, False), "inside the third": (3, True), "after the last": (5, False)}
+
+
+@pytest.fixture(scope="module")
+def runs(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, list[list[int]], Path]]:
+    """By name: the folder of the profile, exit codes of its jobs, and what was said."""
+    folder = tmp_path_factory.mktemp("runs")
+    broken = folder / "images"
+    shutil.copytree(image_folder, broken)
+    victim = sorted(broken.rglob("*.png"))[7]
+    victim.write_bytes(victim.read_bytes()[:60])
+    jobs, names = [], []
+
+    def job(
+        name: str, *more: str, at: int = 0, inside: bool = False, world: int = 1, images: Path = image_folder
+    ) -> None:
+        names.append(name)
+        words = command(vit_folder, images, folder / name / "profile", *more)
+        (folder / name).mkdir(exist_ok=True)
+        jobs.append((words, at, inside, world, str(folder / name / "log")))
+
+    job("whole")
+    for name, (at, inside) in KILLS.items():
+        job(name, at=at, inside=inside)
+        job(name, "--resume")
+    job("two", world=2)
+    job("two, then one", at=2, world=2)
+    job("two, then one", "--resume")
+    job("broken", world=2, images=broken)
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER, json.dumps(jobs)],
+        capture_output=True, text=True, timeout=400, env=ENVIRONMENT, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
+    assert len(codes) == len(jobs)
+    found: dict[str, tuple[Path, list[list[int]], Path]] = {}
+    for name, code in zip(names, codes, strict=True):
+        before = found.get(name, (None, [], None))[1]
+        found[name] = (folder / name / "profile", [*before, code], folder / name / "log")
+    return found
+
+
+def test_an_uninterrupted_measurement_leaves_no_journal(runs):
+    profile, codes, _ = runs["whole"]
+    assert codes == [[0]]
+    assert not list(profile.parent.glob(".*"))
+    assert "receptive_radius" in load_profile(profile).data
+
+
+@pytest.mark.parametrize("name", KILLS)
+def test_a_killed_measurement_ends_with_the_same_bytes(name, runs):
+    profile, codes, _ = runs[name]
+    assert codes == [[-signal.SIGKILL], [0]]
+    assert contents(profile) == contents(runs["whole"][0])
+    assert not list(profile.parent.glob(".*"))
+
+
+def test_two_processes_give_the_bytes_of_one(runs):
+    profile, codes, _ = runs["two"]
+    assert codes == [[0, 0]]
+    assert contents(profile) == contents(runs["whole"][0])
+
+
+def test_what_two_processes_began_one_ends(runs):
+    profile, codes, _ = runs["two, then one"]
+    assert codes == [[-signal.SIGKILL, -signal.SIGKILL], [0]]
+    assert contents(profile) == contents(runs["whole"][0])
+
+
+def test_one_broken_image_stops_all_processes_with_one_line(runs):
+    profile, codes, log = runs["broken"]
+    assert codes == [[2, 2]]
+    said = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert len(said) == 1
+    assert "image" in said[0]
+    assert not profile.exists()
+
+
+def test_the_launcher_of_accelerate_starts_them(vit_folder, image_folder, tmp_path):
+    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
+    words = [
+        "measure",
+        str(vit_folder),
+        "--images",
+        str(image_folder),
+        "-n",
+        "16",
+        "--batch-size",
+        "8",
+        "--workers",
+        "0",
+    ]
+    done = run(*words, "--analyses", "variance", "--out", str(tmp_path / "profile"), launcher=launcher)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("16 images, 7 places ->") == 1, "one process speaks for all"
+    alone = measure(vit_folder, image_folder, analyses=["variance"], **(QUICK | {"n": 16}))
+    np.testing.assert_allclose(load_profile(tmp_path / "profile")["variance"], alone["variance"], rtol=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------------------- journal
+
+
+KEPT = Kept(
+    {
+        "a": {"x": np.arange(6, dtype=np.float16).reshape(2, 3), "n": np.int32(4)},
+        "empty": {},
+        "b": {"x": np.zeros((0, 2))},
+    },
+    [1, 2**64 - 1],
+    {"c": "no attention here"},
+)
+
+
+def test_a_journal_gives_back_what_it_was_given(tmp_path):
+    journal = Journal(tmp_path / "profile", {"weights": "w"})
+    journal.begin(resume=False)
+    journal.write(3, KEPT)
+    ((index, found),) = journal.batches().items()
+    assert index == 3
+    assert (found.digests, found.absent) == (KEPT.digests, KEPT.absent)
+    assert list(found.parts) == ["a", "empty", "b"]
+    for analysis, part in KEPT.parts.items():
+        assert found.parts[analysis].keys() == part.keys()
+        for name, value in part.items():
+            assert found.parts[analysis][name].dtype == np.asarray(value).dtype
+            np.testing.assert_array_equal(found.parts[analysis][name], value)
+            assert found.parts[analysis][name].shape == np.shape(value)
+
+
+def test_a_damaged_batch_is_measured_again_with_a_warning(tmp_path):
+    journal = Journal(tmp_path / "profile", {"weights": "w"})
+    journal.begin(resume=False)
+    for index in range(2):
+        journal.write(index, KEPT)
+    victim = sorted(journal.folder.glob("*1-*.safetensors"))[0]
+    victim.write_bytes(victim.read_bytes()[:-1] + b"?")
+    with pytest.warns(UserWarning, match="is damaged; its batch is measured again"):
+        found = journal.batches()
+    assert list(found) == [0]
+    assert list(journal.batches()) == [0], "it is gone"
+
+
+def test_another_measurement_is_not_resumed(vit_folder, image_folder, tmp_path):
+    journal = Journal(tmp_path / "profile", {"weights": "w", "batch_size": 8})
+    journal.begin(resume=False)
+    with pytest.raises(StudyError, match="batch_size was 8, is 16; resume with the same options, or start afresh"):
+        Journal(tmp_path / "profile", {"weights": "w", "batch_size": 16}).begin(resume=True)
+    with pytest.raises(StudyError, match="is of another measurement"):
+        measure(vit_folder, image_folder, analyses=["variance"], out=tmp_path / "profile", resume=True, **QUICK)
+    measure(vit_folder, image_folder, analyses=["variance"], out=tmp_path / "profile", **QUICK)
+    assert not journal.folder.exists()
+
+
+def test_a_journal_whose_identity_is_broken_is_of_another_measurement(tmp_path):
+    journal = Journal(tmp_path / "profile", {"weights": "w"})
+    journal.begin(resume=False)
+    (journal.folder / "identity.json").write_text("{", encoding="utf-8")
+    with pytest.raises(StudyError, match="weights was null"):
+        journal.begin(resume=True)
+
+
+def test_every_analysis_can_be_resumed_after_its_last_batch(tmp_path, image_folder, monkeypatch):
+    """Nothing but what was kept of the batches reaches the result: no process has seen any image here."""
+    folder = save_checkpoint(small_vit(num_hidden_layers=2, attn_implementation="eager"), tmp_path / "vit")
+    wanted = [
+        {
+            "probes": "probes:shots=2",
+            "hessian": "hessian:batch=8:iterations=3",
+            "landscape": "landscape:grid=3:dims=1",
+        }.get(n, n)
+        for n in ANALYSES
+        if n not in ("corruptions", "attacks")
+    ]
+    wanted += ["corruptions:kinds=gaussian_noise:images=8", "attacks:steps=1:images=8"]
+    expected = measure(folder, image_folder, analyses=wanted, **QUICK)
+    out = tmp_path / "profile"
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hf_vitstudy.measuring.Run.profile", stop)
+    with pytest.raises(KeyboardInterrupt):
+        measure(folder, image_folder, analyses=wanted, out=out, **QUICK)
+    monkeypatch.undo()
+
+    def never(self, *args, **options):
+        raise AssertionError("no batch is left to measure")
+
+    monkeypatch.setattr("hf_vitstudy.measuring.Run.step", never)
+    found = measure(folder, image_folder, analyses=wanted, out=out, resume=True, **QUICK)
+    assert found.provenance["absent"] == expected.provenance["absent"]
+    assert set(found.data) == set(expected.data)
+    for name in expected.data:
+        np.testing.assert_array_equal(found.data[name], expected.data[name], err_msg=str(name))
+
+
+def test_what_cannot_be_resumed_says_so(vit_folder, image_folder, tmp_path):
+    with pytest.raises(StudyError, match="give out as well"):
+        measure(vit_folder, image_folder, resume=True, **QUICK)
+    with pytest.raises(StudyError, match="cka_flatten_exact needs all images in one go, so it cannot be resumed"):
+        measure(vit_folder, image_folder, analyses=["cka:exact=true"], out=tmp_path / "p", resume=True, **QUICK)
+
+
+# ------------------------------------------------------------------------------------------------- one of one's own
+
+
+def readme_example() -> str:
+    text = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    return text.split("```python\n# my_analysis.py")[1].split("```")[0]
+
+
+def test_the_analysis_of_the_readme_works_from_the_command_line(vit_folder, image_folder, tmp_path):
+    (tmp_path / "my_analysis.py").write_text("#" + readme_example(), encoding="utf-8")
+    options = ["--images", str(image_folder), "--n", "8", "--workers", "0", "--analyses", "variance"]
+    done = run(
+        "measure", str(vit_folder), *options, "--analysis", "my_analysis.py:sparsity", "--out", "p", cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    profile = load_profile(tmp_path / "p")
+    assert profile["sparsity"].dims == ("image", "block")
+    assert profile["sparsity"].attrs["unit"] == "1"
+    assert ((profile["sparsity"] >= 0) & (profile["sparsity"] <= 1)).all()
+    assert "variance" in profile.data
+
+
+OWN = """
+from hf_vitstudy.analyses import Analysis, per_block
+
+number = 3
+
+def nothing():
+    return 3
+
+class variance(Analysis):
+    name = "variance"
+
+class Scaled(Analysis):
+    name = "scaled"
+    def __init__(self, factor: float = 1.0, on: bool = False):
+        self.factor, self.on = factor, on
+"""
+
+WRONG = {
+    "own.py": "names a file alone; write .*own.py:NAME",
+    "own.py:absent": "defines no absent; it defines: .*nothing",
+    "own.py:number": "own.py:number is a int, expected an analysis",
+    "own.py:nothing": "nothing makes a int, expected an analysis",
+    "own.py:variance": "has the name of an analysis of the package",
+    "own.py:Scaled:factor=much": "Scaled:factor must be a number, got 'much'",
+    "other.py:x": "no file at .*other.py",
+}
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_what_is_no_analysis_is_refused(text, tmp_path):
+    (tmp_path / "own.py").write_text(textwrap.dedent(OWN), encoding="utf-8")
+    with pytest.raises(StudyError, match=WRONG[text]):
+        make_analysis(str(tmp_path / text))
+
+
+def test_options_reach_an_analysis_of_one_s_own(tmp_path):
+    (tmp_path / "own.py").write_text(textwrap.dedent(OWN), encoding="utf-8")
+    made = make_analysis(f"{tmp_path / 'own.py'}:Scaled:factor=2.5:on=true")
+    assert isinstance(made, Analysis)
+    assert (made.factor, made.on) == (2.5, True)
+
+
+def test_sets_of_analyses_are_written_out():
+    assert choose_analyses(["default", "cka", "lesions"])[-2:] == ["predictions", "lesions"]
+    assert choose_analyses(["all"]) == list(ANALYSES)
+    assert choose_analyses(["variance", "variance"]) == ["variance"]
+
+
+def test_all_analyses_are_listed_with_their_options():
+    done = run("analyses")
+    assert done.returncode == 0, done.stderr
+    for name in ANALYSES:
+        assert any(line.startswith(name) for line in done.stdout.splitlines()), name
+    assert "strength=0.05" in done.stdout
