@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from .blocks import AttentionLayer, Block, attention_weights, find_blocks, hooked
@@ -29,6 +30,14 @@ from .states import State
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "float64": torch.float64}
 PRETRAINING_PARTS = {"pooler", "decoder", "mask_token", "lm_head", "cls_classifier", "distillation_classifier"}
+OTHER_TOWER = {
+    "text_model",
+    "visual_projection",
+    "text_projection",
+    "logit_scale",
+    "logit_bias",
+}  # beside images, in CLIP
+TO_NUMBERS = {"ToTensor", "MaybeToTensor", "Normalize"}  # steps of torchvision and timm after the geometry
 CHANNELS_LAST_FROM = 128  # pixels a side; below, the conversion costs more than it gains (benchmarks/)
 
 
@@ -160,6 +169,12 @@ def _attention_hooked(
 
 def prepare(processor: Any, image: np.ndarray) -> np.ndarray:
     """Geometry only: the processor's resizing and cropping of an RGB image, uint8 (3, height, width)."""
+    if hasattr(processor, "val_transforms"):  # of timm
+        picture = Image.fromarray(image)
+        for step in processor.val_transforms.transforms:
+            if type(step).__name__ not in TO_NUMBERS:
+                picture = step(picture)
+        return np.array(picture).transpose(2, 0, 1)
     pixels = processor(
         image, do_normalize=False, do_rescale=False, input_data_format="channels_last", return_tensors="np"
     )
@@ -169,6 +184,9 @@ def prepare(processor: Any, image: np.ndarray) -> np.ndarray:
 
 def normalisation(processor: Any) -> tuple[float, list[float], list[float]]:
     """(scale, mean, std): pixel_values = (image in [0, 1] · scale - mean) / std."""
+    if hasattr(processor, "data_config"):  # of timm
+        mean, std = ([float(v) for v in processor.data_config[name]] for name in ("mean", "std"))
+        return 1.0, mean, std
     scale = 255 * float(processor.rescale_factor) if getattr(processor, "do_rescale", True) else 255.0
     if not getattr(processor, "do_normalize", True):
         return scale, [0.0] * 3, [1.0] * 3
@@ -335,17 +353,31 @@ def _untrained(auto: Any, config: Any, seed: int, attn: str | None) -> tuple[nn.
 
 def _without_new_head(network: Any, info: dict[str, Any], name: str) -> Any:
     """The network if every weight was in the file; its base if only the classifier is missing."""
-    base = network.base_model_prefix + "."
     missing = sorted(info["missing_keys"])
-    if any(key.startswith(base) for key in missing) or info.get("mismatched_keys"):
+    lacking = [key for key in missing if not _is_head(network, key)]
+    if lacking or info.get("mismatched_keys"):
         raise StudyError(
-            f"{name} lacks weights, such as {missing[0] if missing else info['mismatched_keys']!r}; save it again"
+            f"{name} lacks weights, such as {lacking[0] if lacking else info['mismatched_keys']!r}; save it again"
         )
-    strange = without_place(network, info["unexpected_keys"])
+    towers = hasattr(network.config, "vision_config") or network.config.model_type.endswith("vision_model")
+    known = OTHER_TOWER if towers else set()
+    strange = [key for key in without_place(network, info["unexpected_keys"]) if key.split(".")[0] not in known]
     if strange:
         some = ", ".join(strange[:3])
         raise StudyError(f"{name} holds weights this architecture has no place for ({some}); is config.json its own?")
-    return network.base_model if missing else network
+    return _body(network) if missing else network
+
+
+def _body(network: Any) -> Any:
+    """What is left of a classifier without its head: a tower of images in a network that also has one of texts."""
+    return network.base_model if network.base_model is not network else getattr(network, "vision_model", network)
+
+
+def _is_head(network: Any, key: str) -> bool:
+    """Whether a weight belongs to the classifier on top, which may be new."""
+    if network.base_model is not network:
+        return not key.startswith(network.base_model_prefix + ".")
+    return key.startswith("classifier.")
 
 
 def without_place(network: Any, unexpected: Iterable[str]) -> list[str]:
@@ -431,9 +463,10 @@ def weights_sha256(network: nn.Module) -> str:
 
 def _classes(network: nn.Module, config: Any) -> list[str] | None:
     """Class names in the order of the logits; None without a classifier."""
-    if network is getattr(network, "base_model", None):
-        return None
-    return [str(config.id2label[index]) for index in range(config.num_labels)]
+    if "ForImageClassification" not in type(network).__name__:
+        return None  # not told by `base_model`: some networks without a head keep their blocks in a part of that name
+    names = config.id2label or {}
+    return [str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels)]
 
 
 def _is_plain(value: Any) -> bool:
