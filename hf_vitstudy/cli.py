@@ -184,13 +184,13 @@ def _speaks() -> bool:
 
 @app.command()
 def analyses() -> None:
-    """List what can be measured, with options and their defaults.
+    """List what can be measured, with options and their defaults, and whether it needs passes of its own.
 
     Example: vitstudy analyses
     """
     import inspect
 
-    from .analyses import ANALYSES, DEFAULT, factory_of
+    from .analyses import ANALYSES, DEFAULT, factory_of, make_analysis
 
     rows = []
     for name in ANALYSES:
@@ -198,8 +198,9 @@ def analyses() -> None:
         parameters = inspect.signature(factory).parameters.values()
         options = ", ".join(f"{parameter.name}={parameter.default}" for parameter in parameters)
         text = (factory.__doc__ or "").strip().split("\n")[0]
-        rows.append((name, "yes" if name in DEFAULT else "", text, options))
-    _print_table("analyses", ("name", "default", "what it measures", "options"), rows)
+        passes = "own" if make_analysis(name).own_passes else "shared"
+        rows.append((name, "yes" if name in DEFAULT else "", passes, text, options))
+    _print_table("analyses", ("name", "default", "passes", "what it measures", "options"), rows)
 
 
 @app.command()

@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,27 +60,24 @@ class Journal:
         Raises:
             StudyError: to be resumed, but it is of another measurement.
         """
-        if not resume:
-            shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / IDENTITY
-        if path.is_file():
+        if resume and path.is_file():
             self._check(path)
-        else:
-            _write(path, json.dumps(self.identity, indent=1).encode())
+            return
+        shutil.rmtree(self.folder, ignore_errors=True)  # batches without an identity may be of any measurement
+        self.folder.mkdir(parents=True, exist_ok=True)
+        _write(path, json.dumps(self.identity, indent=1).encode())
 
     def _check(self, path: Path) -> None:
         try:
             before = json.loads(path.read_bytes())
         except ValueError:
             before = {}
-        names = sorted(name for name in {*before, *self.identity} if before.get(name) != self.identity.get(name))
-        if names:
-            name = names[0]
-            was, now = (json.dumps(found.get(name))[:200] for found in (before, self.identity))
+        for name, was, now in _differences(before, self.identity):
+            shown = f"was {json.dumps(was)[:200]}, is {json.dumps(now)[:200]}"
             raise StudyError(
-                f"{self.folder} is of another measurement: {name} was {was}, is {now}; resume with the same options, or "
-                "start afresh without --resume"
+                f"{self.folder} is of another measurement: {name} {shown}; resume with the same options, or start afresh "
+                "without --resume"
             )
 
     def write(self, index: int, kept: Kept) -> None:
@@ -120,6 +118,17 @@ class Journal:
     def remove(self) -> None:
         """Delete the journal: the profile is there."""
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(place, before, now) of all that differs in two pieces of JSON, as deep inside as can be said."""
+    if isinstance(before, list) and isinstance(now, list) and len(before) == len(now):
+        before, now = dict(enumerate(before)), dict(enumerate(now))
+    if isinstance(before, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*now, *before]):
+            yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
+    elif before != now:
+        yield where, before, now
 
 
 def _read(content: bytes) -> Kept:

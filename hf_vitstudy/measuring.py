@@ -20,7 +20,7 @@ import xarray as xr
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from .analyses import DEFAULT, Analysis, Batch, NotApplicableError, Part, make_analysis
+from .analyses import DEFAULT, NO_LABELS, Analysis, Batch, NotApplicableError, Part, make_analysis
 from .blocks import AttentionLayer, Block
 from .branches import Branch
 from .checkpoints import Checkpoint, load_checkpoint
@@ -52,6 +52,7 @@ def measure(
     progress: bool = True,
     out: str | os.PathLike | None = None,
     resume: bool = False,
+    alone: bool = False,
 ) -> Profile:
     """Everything the analyses say about one checkpoint on one set of images.
 
@@ -72,6 +73,7 @@ def measure(
         progress: show a bar.
         out: folder to save the profile to. What is kept of finished batches lies beside it until then.
         resume: go on with the batches of an interrupted measurement that are still there.
+        alone: measure all in this process, whatever was launched: where the others do something else in the meantime.
 
     Returns:
         The profile. An analysis that means nothing for this checkpoint is absent, and the provenance says why.
@@ -84,9 +86,10 @@ def measure(
     if resume and out is None:
         raise StudyError("only a measurement with a folder for its profile can be resumed; give out as well")
     wanted = [make_analysis(a, paper_mode=paper_mode) if isinstance(a, str) else a for a in analyses]
-    with launched() as processes:
-        _refuse_split(wanted, processes, resume)
+    _refuse_namesakes(wanted)
+    with launched(alone) as processes:
         with processes.failing_together():
+            _refuse_split(wanted, processes, resume)
             if not isinstance(checkpoint, Checkpoint):
                 checkpoint = load_checkpoint(
                     checkpoint,
@@ -109,6 +112,10 @@ def measure(
         if out is not None and not any(analysis.in_one_process for analysis in wanted):
             journal = Journal(Path(out), _identity(run, described, n))
         return _measured(run, processes, journal, out, _Reading(workers, progress, resume))
+
+
+# of a checkpoint's provenance: what besides the weights decides the numbers
+NETWORK = ("architecture", "dtype", "attention", "memory_format", "untrained_seed", "image_size", "processor")
 
 
 @dataclass(frozen=True)
@@ -148,6 +155,13 @@ def _measured(
     return processes.from_main(profile)
 
 
+def _refuse_namesakes(wanted: Sequence[Analysis]) -> None:
+    names = [analysis.name for analysis in wanted]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice:
+        raise StudyError(f"two of the analyses are called {twice!r} and would overwrite each other; leave one out")
+
+
 def _refuse_split(wanted: Sequence[Analysis], processes: Processes, resume: bool) -> None:
     whole = [analysis.name for analysis in wanted if analysis.in_one_process]
     if whole and (processes.world > 1 or resume):
@@ -157,23 +171,32 @@ def _refuse_split(wanted: Sequence[Analysis], processes: Processes, resume: bool
 
 def _description(analysis: Analysis) -> dict[str, Any]:
     """Name and options of an analysis that has not started."""
-    plain = (bool, int, float, str, type(None))
-    options = {name: value for name, value in vars(analysis).items() if isinstance(value, plain)}
+    options = {name: value for name, value in vars(analysis).items() if _is_plain(value)}
     return {"name": analysis.name, "class": type(analysis).__qualname__, **options}
 
 
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (list, tuple)):
+        return all(_is_plain(item) for item in value)
+    return isinstance(value, (bool, int, float, str, type(None)))
+
+
 def _identity(run: Run, described: list[dict[str, Any]], n: int | None) -> dict[str, Any]:
-    """All that decides the numbers of a measurement."""
-    about = run.checkpoint.provenance
+    """All that decides the numbers of a measurement. Images are told by their files, as far as `datasets` knows these."""
+    about, labels = run.checkpoint.provenance, run.labels.table
+    content = getattr(run.images.rows, "_fingerprint", None)  # path, size and time of local files; commit of a Hub's
     return {
         "weights": about.get("weights_sha256"),
         "blocks": [f"{block.path} ({block.side})" for block in run.checkpoint.blocks],
-        "images": run.images.provenance | {"count": len(run.images), "asked": n},
+        "images": run.images.provenance | {"count": len(run.images), "asked": n, "fingerprint": content},
+        "labels": None if labels is None else labels.tolist(),
         "analyses": described,
         "batch_size": run.batch_size,
-        "network": {name: about.get(name) for name in ("dtype", "attention", "memory_format", "untrained_seed")},
+        "network": {name: about.get(name) for name in NETWORK},
         "device": run.checkpoint.device.type,
-        "versions": {name: metadata.version(name) for name in ("hf_vitstudy", "torch", "transformers")},
+        "versions": {
+            name: metadata.version(name) for name in ("hf_vitstudy", "torch", "transformers", "numpy", "pillow")
+        },
     }
 
 
@@ -191,6 +214,8 @@ class Run:
         for analysis in analyses:
             with self._dropping(analysis):
                 analysis.start(checkpoint, len(images), batch_size)
+                if analysis.needs_labels and self.labels.table is None:
+                    raise NotApplicableError(NO_LABELS)
                 self.analyses.append(analysis)
 
     @property
@@ -258,7 +283,9 @@ class Run:
         variables: dict[str, xr.Variable] = {}
         for analysis in list(self.analyses):
             with self._dropping(analysis):
-                variables |= analysis.result([self.kept[index].parts[analysis.name] for index in sorted(self.kept)])
+                found = analysis.result([self.kept[index].parts[analysis.name] for index in sorted(self.kept)])
+                _refuse_overwriting(found, variables)
+                variables |= found
         coordinates = {name: value for name, value in variables.items() if value.dims == (name,)}
         data = xr.Dataset(
             {name: value for name, value in variables.items() if name not in coordinates},
@@ -286,6 +313,15 @@ class Run:
             | {"python": platform.python_version()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _refuse_overwriting(found: dict[str, xr.Variable], before: dict[str, xr.Variable]) -> None:
+    """Raises `NotApplicableError` where two analyses give one name to different values; axes and such may be shared."""
+    for name in found.keys() & before.keys():
+        if not found[name].equals(before[name]):
+            raise NotApplicableError(
+                f"its variable {name!r} has the name of another measurement's; call it something else"
+            )
 
 
 def _block_coordinates(blocks: list[Block]) -> dict[str, xr.Variable]:

@@ -37,7 +37,8 @@ class Processes:
         import torch.distributed as dist
 
         values: list[Any] = [None] * self.world
-        dist.all_gather_object(values, value, group=self._group)
+        with _others_there():
+            dist.all_gather_object(values, value, group=self._group)
         return values
 
     def on_main(self, value: Any) -> list[Any]:
@@ -47,7 +48,8 @@ class Processes:
         import torch.distributed as dist
 
         values: list[Any] | None = [None] * self.world if self.main else None
-        dist.gather_object(value, values, dst=0, group=self._group)
+        with _others_there():
+            dist.gather_object(value, values, group=self._group, group_dst=0)
         return values or []
 
     def from_main(self, value: Any) -> Any:
@@ -71,28 +73,44 @@ class Processes:
 
 
 @contextlib.contextmanager
-def launched(hours: float = 12) -> Iterator[Processes]:
-    """The processes that a launcher has started, told by the environment it sets.
+def _others_there() -> Iterator[None]:
+    """One line where another process has died, which closes its connections; gloo's own text is of sockets."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise StudyError(
+            "another process has ended, so this one does; see what it said or who killed it. Finished batches are kept: go on "
+            "with --resume"
+        ) from error
+
+
+@contextlib.contextmanager
+def launched(alone: bool = False, hours: float = 12) -> Iterator[Processes]:
+    """The processes of a group that has been set up, else those that a launcher has started, told by its environment.
+
+    The group that is set up for those stays for the next measurement: a second one at the same port may reach what is left of
+    the first.
 
     Args:
+        alone: leave the others be.
         hours: how long one may wait for another.
     """
-    world = int(os.environ.get("WORLD_SIZE", "1"))
-    if world == 1:
-        yield Processes()
-        return
     import torch.distributed as dist
 
-    ours = not dist.is_initialized()
+    there = dist.is_available() and dist.is_initialized()
+    world = dist.get_world_size() if there else int(os.environ.get("WORLD_SIZE", "1"))
+    if alone or world == 1:
+        yield Processes()
+        return
     timeout = timedelta(hours=hours)
-    if ours:
+    if not there:
         dist.init_process_group("gloo", timeout=timeout)
-    group = None if ours else dist.new_group(backend="gloo", timeout=timeout)
+    group = dist.new_group(backend="gloo", timeout=timeout) if there else None
     try:
-        yield Processes(dist.get_rank(), dist.get_world_size(), group)
+        yield Processes(dist.get_rank(), world, group)
     finally:
-        if ours:
-            dist.destroy_process_group()
+        if group is not None:
+            dist.destroy_process_group(group)
 
 
 def own_device(device: str, processes: Processes) -> str:

@@ -310,7 +310,9 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, step:
     model.save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
     options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
-    measure(checkpoint, wanted.images, **options).save(target)
+    measure(checkpoint, wanted.images, alone=True, **options).save(
+        target
+    )  # the other processes wait in their next step
     shutil.rmtree(passing)
 
 

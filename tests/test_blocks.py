@@ -186,6 +186,39 @@ def test_a_transposed_map_is_noticed():
         find_blocks(Turned(turn=True).eval(), images())
 
 
+class ChannelsLast(Residual):
+    """Turns what enters to (image, row, column, channel), and stays there."""
+
+    def __init__(self, turn: bool) -> None:
+        super().__init__()
+        self.turn = turn
+
+    def forward(self, x):
+        x = x.permute(0, 2, 3, 1) if self.turn else x
+        return x + self.convolution(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+
+
+def test_maps_with_channels_last_are_noticed_however_late_they_come():
+    """Read as channels first, they would give spectra and maps of channels; light is looked for in the first places only."""
+    torch.manual_seed(0)
+    stem = nn.Conv2d(3, 6, 3, padding=1)
+    network = nn.Sequential(stem, *[Residual() for _ in range(4)], *[ChannelsLast(i == 0) for i in range(2)]).eval()
+    assert len(find_blocks(network[:5], images())[0]) == 5
+    with pytest.raises(StudyError, match=r"5 .* 32 x 6 .* 32 x 32 .* channels last"):
+        find_blocks(network, images())
+
+
+def test_finding_blocks_costs_about_three_passes():
+    from torch.utils.flop_counter import FlopCounterMode
+
+    network, pixels = small_vit(num_hidden_layers=6, attn_implementation="eager"), images()
+    with FlopCounterMode(display=False) as once, torch.no_grad():
+        network(pixels)
+    with FlopCounterMode(display=False) as search:
+        find_blocks(network, pixels)
+    assert search.get_total_flops() < 3.6 * once.get_total_flops()
+
+
 class Plain(nn.Module):
     """No skip connections: three equal blocks in a row."""
 

@@ -5,6 +5,7 @@ import pytest
 import torch
 import xarray as xr
 from conftest import save_checkpoint, small_resnet, small_vit
+from scipy.sparse.linalg import LinearOperator, eigsh
 from test_alternet import small_alternet
 
 from hf_vitstudy import StudyError, load_checkpoint, measure
@@ -66,6 +67,42 @@ def test_products_are_differences_of_gradients(kind):
         expected = by_differences(exact, list(exact.parameters()), vector / vector.norm())
         found = hessian @ (vector / vector.norm())
         assert (found - expected).norm() <= 1e-6 * largest
+
+
+@pytest.mark.parametrize("kind", ["resnet", "alternet"])
+def test_products_through_the_statistics_of_the_batch(kind):
+    network = NETWORKS[kind]().double()
+    parameters = list(network.parameters())
+    vector = random_direction(parameters, 0)
+    vector /= vector.norm()
+    with batch_norm(network, "train"):
+        found = Hessian(loss_of(network), parameters) @ vector
+        expected = by_differences(network, parameters, vector)
+    assert (found - expected).norm() <= 1e-6 * found.norm()
+    frozen = Hessian(loss_of(network), parameters) @ vector
+    assert (found - frozen).norm() > 0.1 * found.norm()
+
+
+ENDS = [("vit, fused attention", "eval"), ("resnet", "eval"), ("resnet", "train")]
+
+
+@pytest.mark.parametrize(("kind", "mode"), ENDS)
+def test_both_ends_are_scipy_s_on_differences_of_gradients(kind, mode):
+    """Another solver on another product: ARPACK, and first derivatives alone."""
+    network = NETWORKS[kind]().double()
+    parameters = list(network.parameters())
+
+    def product(vector: np.ndarray) -> np.ndarray:
+        length = np.linalg.norm(vector)
+        direction = torch.from_numpy(vector.reshape(-1) / length)
+        return length * by_differences(network, parameters, direction).numpy()
+
+    with batch_norm(network, mode):
+        hessian = Hessian(loss_of(network), parameters)
+        found = lanczos(hessian.__matmul__, random_direction(parameters, 0), 60)
+        operator = LinearOperator((hessian.size,) * 2, matvec=product, dtype=np.float64)
+        ends = eigsh(operator, k=2, which="BE", return_eigenvectors=False, tol=1e-4, v0=np.ones(hessian.size))
+    np.testing.assert_allclose([found.bottom(1)[0][0], found.top(1)[0][0]], np.sort(ends), rtol=1e-3)
 
 
 @every_network
@@ -160,6 +197,22 @@ def test_both_ends_are_numpy_s_within_their_residuals(case):
     assert found.weights.sum() == pytest.approx(1)
 
 
+@pytest.mark.parametrize("kind", ["vit, fused attention", "resnet"])
+def test_residuals_hold_in_single_precision(kind):
+    """Once converged, rounding of the products is all that is left, and a residual must not claim more."""
+    network = NETWORKS[kind]().double()
+    found = []
+    for dtype in (torch.float64, torch.float32):
+        hessian = Hessian(loss_of(network, dtype), list(network.parameters()))
+        found.append(lanczos(hessian.__matmul__, random_direction(hessian.parameters, 0), 60))
+    exact, single = found
+    for end in ("top", "bottom"):
+        (true, known), (values, residuals) = getattr(exact, end)(2), getattr(single, end)(2)
+        assert (known < residuals).all()
+        assert (np.abs(values - true) <= residuals).all()
+        assert (residuals <= 1e-4 * np.abs(single.values).max()).all()
+
+
 def test_all_eigenvalues_are_found_once_the_space_is_complete():
     values = np.array([-3.0, 1, 1, 4, 9])  # one of the twins stays unseen: a start has one direction in their plane
     A = symmetric(values)
@@ -220,12 +273,15 @@ def test_the_analysis_gives_the_network_s_own_eigenvalues(resnet, image_folder):
     labels = torch.tensor([images[i][1] for i in range(8)])
     loss = torch.nn.functional.cross_entropy(checkpoint.network(checkpoint.normalise(pixels)).logits, labels)
     hessian = Hessian(loss, list(checkpoint.network.parameters()))
-    dense = torch.stack([hessian @ row for row in torch.eye(hessian.size, dtype=torch.float64)])
-    whole = np.linalg.eigvalsh(dense.numpy())
+    operator = LinearOperator(
+        (hessian.size,) * 2, matvec=lambda v: (hessian @ torch.from_numpy(v)).numpy(), dtype=float
+    )
+    options = {"return_eigenvectors": False, "tol": 1e-6, "v0": np.ones(hessian.size)}
+    largest, smallest = (np.sort(eigsh(operator, k=2, which=end, **options)) for end in ("LA", "SA"))
     found = hessian_of(resnet, image_folder, ":iterations=40")
     assert found["hessian_top"].shape == (2, 5)
-    np.testing.assert_allclose(found["hessian_top"][0, :2], whole[::-1][:2], rtol=1e-3)
-    np.testing.assert_allclose(found["hessian_bottom"][0, 0], whole[0], rtol=1e-2)
+    np.testing.assert_allclose(found["hessian_top"][0, :2], largest[::-1], rtol=1e-3)
+    np.testing.assert_allclose(found["hessian_bottom"][0, 0], smallest[0], rtol=1e-2)
     assert float(found["hessian_loss"][0]) == pytest.approx(loss.item(), rel=1e-5)
     np.testing.assert_allclose(found["hessian_weight"].sum("hessian_iteration"), 1, rtol=1e-6)
 
@@ -250,7 +306,7 @@ def test_the_mode_of_batch_norm_is_recorded_and_matters(resnet, image_folder):
 def test_measuring_leaves_the_network_as_it_was(resnet, image_folder):
     checkpoint = load_checkpoint(resnet)
     before = {name: value.clone() for name, value in checkpoint.network.state_dict().items()}
-    measure(checkpoint, image_folder, n=16, analyses=["hessian:batch=8:iterations=3:batch_norm=train"], **QUICK)
+    measure(checkpoint, image_folder, n=16, analyses=["hessian:batch=8:iterations=3:k=1:batch_norm=train"], **QUICK)
     assert all(torch.equal(value, before[name]) for name, value in checkpoint.network.state_dict().items())
     assert all(p.grad is None and p.requires_grad for p in checkpoint.network.parameters())
 
@@ -269,7 +325,8 @@ def test_where_the_spectrum_means_nothing(resnet, vit_folder, image_folder):
 BAD = {
     "hessian:batch_norm=frozen": "batch_norm must be eval or train, got 'frozen'",
     "hessian:batch=1": "batch must be at least 2, got 1",
-    "hessian:iterations=1": "iterations must be at least 2",
+    "hessian:iterations=9": "iterations must be at least 10, got 9",
+    "hessian:k=1:iterations=1": "iterations must be at least 2, got 1",
     "hessian:k=0": "k must be at least 1",
     "hessian:images=0": "images must be at least 2",
 }

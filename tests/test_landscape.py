@@ -72,6 +72,15 @@ def test_every_filter_moves_by_its_own_length(make):
     )
 
 
+def test_positions_stay_and_packed_attention_moves():
+    network = nn.ModuleDict({"position_embedding": nn.Embedding(5, 4), "pool": nn.MultiheadAttention(4, 2)})
+    direction = filter_direction(network, 0, 0)
+    assert set(direction) == {"pool.in_proj_weight", "pool.out_proj.weight"}
+    lengths = network["pool"].in_proj_weight.detach().norm(dim=1)
+    torch.testing.assert_close(direction["pool.in_proj_weight"].norm(dim=1), lengths)
+    assert set(filter_direction(nn.Linear(2, 3), 0, 0)) == {"weight"}
+
+
 def test_directions_are_random_but_the_same_again():
     network = small_vit()
     first, again, other = (filter_direction(network, 0, axis) for axis in (0, 0, 1))

@@ -158,6 +158,7 @@ def test_images_without_labels_are_told(resnet_folder):
     analysis.start(checkpoint, 4, 4)
     unknown = torch.full((4,), -1)
     batch = Batch(torch.rand(4, 3, 32, 32), torch.rand(4, 10), unknown, unknown)
+    part = analysis.update(batch)
     with pytest.raises(NotApplicableError, match="no image has a label"):
-        analysis.update(batch)
+        analysis.result([part])
     assert make_analysis("lesions:images=2").update(Batch(batch.images, None, unknown, unknown, first=2)) == {}

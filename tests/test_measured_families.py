@@ -52,6 +52,16 @@ def towers(name: str, model: str) -> Callable[[Path], Path]:
     return save
 
 
+def tower(name: str, model: str) -> Callable[[Path], Path]:
+    """Saves the image half of such a model."""
+
+    def save(folder: Path) -> Path:
+        config = getattr(transformers, f"{name}Config")(**PLAIN)
+        return save_checkpoint(getattr(transformers, model)(config).eval(), folder, size=64)
+
+    return save
+
+
 def timm(architecture: str, **arguments) -> Callable[[Path], Path]:
     """Saves an untrained network of timm in the wrapper of transformers, whose processor lies in its config."""
 
@@ -79,6 +89,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], list[str], set[int], bool]] = 
     "dinov3 convnext": (of("DINOv3ConvNext", **FOUR), ["conv"] * 5, {0}, False),
     "clip": (towers("CLIP", "CLIPModel"), SUBLAYERS * 2, {1}, True),
     "clip classifier": (towers("CLIP", "CLIPForImageClassification"), SUBLAYERS * 2, {1}, True),
+    "clip with its projection": (tower("CLIPVision", "CLIPVisionModelWithProjection"), SUBLAYERS * 2, {1}, True),
     "siglip": (towers("Siglip", "SiglipModel"), SUBLAYERS * 2, {0}, True),
     "siglip classifier": (towers("Siglip", "SiglipForImageClassification"), SUBLAYERS * 2, {0}, True),
     "data2vec": (of("Data2VecVision", **PLAIN), SUBLAYERS * 2, {1}, False),
@@ -160,5 +171,5 @@ def test_layouts_that_would_be_misread_are_refused(tmp_path):
 
     arguments = {"img_size": 64, "depths": (1, 1, 1, 1), "embed_dim": 24, "window_size": 2}
     folder = timm("swin_tiny_patch4_window7_224", **arguments)(tmp_path)
-    with pytest.raises(StudyError, match="reorders places"):
+    with pytest.raises(StudyError, match="channels last"):
         load_checkpoint(folder)

@@ -11,7 +11,8 @@ import torch
 from oracles import minibatch_cka
 
 from hf_vitstudy import StudyError, compare, judge, load_checkpoint, load_images, load_profile, measure
-from hf_vitstudy.measuring import _match
+from hf_vitstudy.analyses import ANALYSES, make_analysis
+from hf_vitstudy.measuring import Run, _match
 
 
 QUICK = {"workers": 0, "progress": False, "batch_size": 8}
@@ -201,3 +202,86 @@ print(cost(), keep_memory(), cost())
     if found[1] == "True":
         assert int(found[0]) > 5_000
         assert int(found[2]) < int(found[0]) / 2, "at most a stray block or two is fetched anew"
+
+
+# --------------------------------------------------------------------------------------------- what analyses are told
+
+
+PASSES = {
+    "probes": "probes:shots=2",
+    "hessian": "hessian:batch=4:iterations=2:k=1",
+    "landscape": "landscape:grid=3:dims=1",
+    "corruptions": "corruptions:kinds=gaussian_noise:severities=1",
+    "attacks": "attacks:steps=1:epsilons=1",
+}
+
+
+@pytest.mark.parametrize("name", ANALYSES)
+def test_own_passes_are_declared(name, vit_folder, image_folder):
+    """Counted: how often the network sees images while a batch is measured; once is the shared pass."""
+    analysis = make_analysis(PASSES.get(name, name))
+    checkpoint = load_checkpoint(vit_folder, need_attention=analysis.needs_attention)
+    images = load_images(image_folder, n=16)
+    run = Run(checkpoint, images, [analysis], 8)
+    if not run.analyses:
+        pytest.skip(run.absent[analysis.name])
+    seen: list[int] = []
+    handle = checkpoint.network.register_forward_pre_hook(lambda module, arguments: seen.append(1))
+    pixels = torch.stack([torch.from_numpy(checkpoint.prepare(images[i][0])) for i in range(8)])
+    run.step(pixels, torch.tensor([images[i][1] for i in range(8)]), torch.arange(8))
+    handle.remove()
+    assert (len(seen) > 1) == analysis.own_passes
+
+
+def unlabelled(image_folder, classes=..., known=()):
+    images = load_images(image_folder, n=16)
+    rows = [images.rows[i] | ({} if i in known else {images.label_column: -1}) for i in range(16)]
+    kept = images.classes if classes is ... else classes
+    return type(images)(rows, images.image_column, images.label_column, kept, images.provenance)
+
+
+GRADED = ["noise", "lesions", "attacks:steps=1:epsilons=1", "corruptions:kinds=gaussian_noise:severities=1"]
+
+
+def test_one_batch_without_labels_takes_nothing_away(vit_folder, image_folder):
+    profile = measure(vit_folder, unlabelled(image_folder, known=(9,)), analyses=GRADED, **QUICK)
+    assert profile.provenance["absent"] == {}
+    for name in ("noise_clean", "lesion_intact", "attack_clean", "corruption_clean"):
+        correct = profile[f"{name}_correct"].values
+        assert correct.shape == (16,)
+        assert np.flatnonzero(correct >= 0).tolist() == [9]
+
+
+@pytest.mark.parametrize("classes", [..., None, ["x", "y"]])
+def test_images_without_any_known_label_leave_a_reason(classes, vit_folder, image_folder):
+    profile = measure(vit_folder, unlabelled(image_folder, classes), analyses=[*GRADED, "variance"], **QUICK)
+    assert set(profile.provenance["absent"]) == {"noise", "lesions", "attacks", "corruptions"}
+    for why in profile.provenance["absent"].values():
+        assert "no image has a label among the checkpoint's classes" in why
+
+
+def test_images_of_other_classes_cost_no_passes(vit_folder, image_folder):
+    run = Run(load_checkpoint(vit_folder), unlabelled(image_folder, ["x"]), [make_analysis("noise")], 8)
+    assert run.analyses == []
+
+
+@pytest.mark.parametrize("names", [["variance", "variance"], ["noise:seed=1", "noise:seed=2"]])
+def test_analyses_of_one_name_are_refused(names, vit_folder, image_folder):
+    with pytest.raises(StudyError, match=r"two of the analyses are called '(variance|noise)'"):
+        measure(vit_folder, image_folder, analyses=names, **QUICK)
+
+
+def test_a_variable_of_another_measurement_is_not_overwritten(vit_folder, image_folder):
+    from hf_vitstudy.analyses import PerBlock
+
+    class Own(PerBlock):
+        """Goes by its own name but calls its variable as `variance` does."""
+
+        def result(self, parts):
+            return {"variance": super().result(parts)["own"]}
+
+    own = Own("own", lambda state: state.tokens.sum((1, 2)), unit="1", source="none")
+    profile = measure(vit_folder, image_folder, n=8, analyses=["variance", own], **QUICK)
+    expected = measure(vit_folder, image_folder, n=8, analyses=["variance"], **QUICK)
+    np.testing.assert_array_equal(profile["variance"], expected["variance"])
+    assert "its variable 'variance' has the name of another measurement's" in profile.provenance["absent"]["own"]

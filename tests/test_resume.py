@@ -14,8 +14,9 @@ import pytest
 from conftest import save_checkpoint, small_vit
 
 from hf_vitstudy import StudyError, load_profile, measure
-from hf_vitstudy.analyses import ANALYSES, Analysis, choose_analyses, make_analysis
+from hf_vitstudy.analyses import ANALYSES, Analysis, choose_analyses, factory_of, make_analysis
 from hf_vitstudy.journal import Journal, Kept
+from hf_vitstudy.measuring import _description
 
 
 QUICK = {"n": 40, "workers": 0, "progress": False, "batch_size": 8}
@@ -95,6 +96,18 @@ for arguments, at, inside, world, log in json.loads(sys.argv[1]):
 """
 
 
+SOMETIMES = """
+from hf_vitstudy.analyses import Analysis, NotApplicableError
+
+class Sometimes(Analysis):
+    name = "sometimes"
+
+    def update(self, batch):
+        if batch.first == 24:  # the fourth batch, of the second process
+            raise NotApplicableError("not for the images from 24 on")
+        return {}
+"""
+
 KILLS = {"after the first batch": (1, False), "inside the third": (3, True), "after the last": (5, False)}
 
 
@@ -124,6 +137,12 @@ def runs(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, li
     job("two, then one", at=2, world=2)
     job("two, then one", "--resume")
     job("broken", world=2, images=broken)
+    job("exact", "--analyses", "cka:exact=true", world=2)
+    (folder / "own.py").write_text(SOMETIMES, encoding="utf-8")
+    own = ("--analyses", "variance", "--analysis", f"{folder / 'own.py'}:Sometimes")
+    job("one drops out", *own, world=2)
+    job("one drops out, resumed", *own, at=4)
+    job("one drops out, resumed", *own, "--resume")
     done = subprocess.run(
         [sys.executable, "-c", RUNNER, json.dumps(jobs)],
         capture_output=True, text=True, timeout=400, env=ENVIRONMENT, check=False,
@@ -172,6 +191,24 @@ def test_one_broken_image_stops_all_processes_with_one_line(runs):
     assert len(said) == 1
     assert "image" in said[0]
     assert not profile.exists()
+
+
+def test_what_needs_all_images_in_one_go_is_refused_by_all(runs):
+    profile, codes, log = runs["exact"]
+    assert codes == [[2, 2]]
+    (said,) = [line for line in log.read_text().splitlines() if line.startswith("error:")]
+    assert "cka_flatten_exact needs all images in one go, so it cannot be spread over 2 processes" in said
+    assert not profile.exists()
+
+
+@pytest.mark.parametrize("name", ["one drops out", "one drops out, resumed"])
+def test_an_analysis_that_one_process_drops_is_dropped_by_all(name, runs):
+    profile, codes, _ = runs[name]
+    assert codes == ([[0, 0]] if name == "one drops out" else [[-signal.SIGKILL], [0]])
+    found = load_profile(profile)
+    assert found.provenance["absent"] == {"sometimes": "not for the images from 24 on"}
+    assert found.provenance["measurement"]["analyses"] == ["variance"]
+    assert contents(profile) == contents(runs["one drops out"][0])
 
 
 def test_the_launcher_of_accelerate_starts_them(vit_folder, image_folder, tmp_path):
@@ -249,6 +286,94 @@ def test_another_measurement_is_not_resumed(vit_folder, image_folder, tmp_path):
     assert not journal.folder.exists()
 
 
+@pytest.mark.parametrize(
+    "text", ["attacks:epsilons=2", "corruptions:severities=1", "corruptions:kinds=fog", "noise:seed=1"]
+)
+def test_every_option_is_part_of_the_identity(text):
+    """Also those that an analysis keeps as a list."""
+    assert _description(make_analysis(text)) != _description(make_analysis(text.split(":")[0]))
+
+
+def test_an_edited_file_is_another_measurement(tmp_path):
+    path = tmp_path / "own.py"
+    path.write_text("#" + readme_example(), encoding="utf-8")
+    before, same = (_description(make_analysis(f"{path}:sparsity")) for _ in range(2))
+    path.write_text("#" + readme_example().replace("0.01", "0.02"), encoding="utf-8")
+    assert before == same != _description(make_analysis(f"{path}:sparsity"))
+
+
+DIFFERENCES = {
+    "weights": ({"weights": "v"}, 'weights was "w", is "v"'),
+    "batch size": ({"batch_size": 16}, "batch_size was 8, is 16"),
+    "option": ({"analyses": [{"name": "cka"}, {"name": "fourier", "b": 2}]}, "analyses.1.b was 1, is 2"),
+    "one more": ({"analyses": [{"name": "cka"}]}, "analyses was .*fourier.*, is .*cka"),
+    "new": ({"labels": [0]}, "labels was null, is .0."),
+}
+
+
+@pytest.mark.parametrize("case", DIFFERENCES)
+def test_a_refusal_says_what_differs(case, tmp_path):
+    changed, message = DIFFERENCES[case]
+    first = {"weights": "w", "batch_size": 8, "analyses": [{"name": "cka"}, {"name": "fourier", "b": 1}]}
+    Journal(tmp_path / "profile", first).begin(resume=False)
+    with pytest.raises(StudyError, match=message):
+        Journal(tmp_path / "profile", first | changed).begin(resume=True)
+
+
+def test_batches_without_an_identity_are_thrown_away(tmp_path):
+    """What a kill in the middle of deleting a journal leaves, or another machine that did not write the identity."""
+    journal = Journal(tmp_path / "profile", {"weights": "w"})
+    journal.begin(resume=False)
+    journal.write(0, KEPT)
+    (journal.folder / "identity.json").unlink()
+    Journal(tmp_path / "profile", {"weights": "another"}).begin(resume=True)
+    assert journal.batches() == {}
+
+
+def another_image(checkpoint: Path, images: Path) -> None:
+    victim, other = sorted(images.rglob("*.png"))[:2]
+    shutil.copy(other, victim)
+
+
+def another_size(checkpoint: Path, images: Path) -> None:
+    path = checkpoint / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"image_mean": [0.4] * 3}))
+
+
+def other_classes(checkpoint: Path, images: Path) -> None:
+    config = json.loads((checkpoint / "config.json").read_text())
+    names = {str(index): f"class{9 - index}" for index in range(10)}
+    config |= {"id2label": names, "label2id": {name: int(index) for index, name in names.items()}}
+    (checkpoint / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (another_image, "images.fingerprint was"),
+        (another_size, "network.processor.image_mean.0 was 0.5, is 0.4"),
+        (other_classes, "labels.0 was 0, is 9"),
+    ],
+)
+def test_what_was_changed_since_is_noticed(change, message, vit_folder, image_folder, tmp_path, monkeypatch):
+    checkpoint, images = (
+        shutil.copytree(vit_folder, tmp_path / "vit"),
+        shutil.copytree(image_folder, tmp_path / "images"),
+    )
+    options = QUICK | {"analyses": ["variance"], "out": tmp_path / "profile"}
+
+    def stop(self):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("hf_vitstudy.measuring.Run.profile", stop)
+        with pytest.raises(KeyboardInterrupt):
+            measure(checkpoint, images, **options)
+    change(checkpoint, images)
+    with pytest.raises(StudyError, match=message):
+        measure(checkpoint, images, resume=True, **options)
+
+
 def test_a_journal_whose_identity_is_broken_is_of_another_measurement(tmp_path):
     journal = Journal(tmp_path / "profile", {"weights": "w"})
     journal.begin(resume=False)
@@ -263,7 +388,7 @@ def test_every_analysis_can_be_resumed_after_its_last_batch(tmp_path, image_fold
     wanted = [
         {
             "probes": "probes:shots=2",
-            "hessian": "hessian:batch=8:iterations=3",
+            "hessian": "hessian:batch=8:iterations=3:k=1",
             "landscape": "landscape:grid=3:dims=1",
         }.get(n, n)
         for n in ANALYSES
@@ -334,8 +459,8 @@ class variance(Analysis):
 
 class Scaled(Analysis):
     name = "scaled"
-    def __init__(self, factor: float = 1.0, on: bool = False):
-        self.factor, self.on = factor, on
+    def __init__(self, factor: float = 1.0, on: bool = False, limit: int | None = None, label=None):
+        self.factor, self.on, self.limit, self.label = factor, on, limit, label
 """
 
 WRONG = {
@@ -345,6 +470,10 @@ WRONG = {
     "own.py:nothing": "nothing makes a int, expected an analysis",
     "own.py:variance": "has the name of an analysis of the package",
     "own.py:Scaled:factor=much": "Scaled:factor must be a number, got 'much'",
+    "own.py:Scaled:factor=nan": "Scaled:factor must be a number, got 'nan'",
+    "own.py:Scaled:on=1": "Scaled:on must be true or false, got '1'",
+    "own.py:Scaled:limit=2.5": "Scaled:limit must be a whole number or none, got '2.5'",
+    "own.py:Scaled:beauty=1": "Scaled has no option 'beauty'; it has: factor, on, limit, label",
     "other.py:x": "no file at .*other.py",
 }
 
@@ -360,7 +489,10 @@ def test_options_reach_an_analysis_of_one_s_own(tmp_path):
     (tmp_path / "own.py").write_text(textwrap.dedent(OWN), encoding="utf-8")
     made = make_analysis(f"{tmp_path / 'own.py'}:Scaled:factor=2.5:on=true")
     assert isinstance(made, Analysis)
-    assert (made.factor, made.on) == (2.5, True)
+    assert (made.factor, made.on, made.limit) == (2.5, True, None)
+    for text, limit, label in (("limit=7", 7, None), ("limit=none:label=x", None, "x"), ("label=None", None, None)):
+        made = make_analysis(f"{tmp_path / 'own.py'}:Scaled:{text}")
+        assert (made.limit, made.label) == (limit, label)
 
 
 def test_sets_of_analyses_are_written_out():
@@ -375,3 +507,7 @@ def test_all_analyses_are_listed_with_their_options():
     for name in ANALYSES:
         assert any(line.startswith(name) for line in done.stdout.splitlines()), name
     assert "strength=0.05" in done.stdout
+    passes = {line.split()[0]: " own " in line[:60] for line in done.stdout.splitlines() if line.split()[:1]}
+    assert {name for name in ANALYSES if passes[name]} == {n for n in ANALYSES if make_analysis(n).own_passes}
+    for name in ANALYSES:
+        assert factory_of(name).__doc__, f"{name} says in its docstring what it measures"

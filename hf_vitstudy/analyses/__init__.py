@@ -14,20 +14,23 @@ subclass of `Analysis`, as in `cka.py`: it says what to keep of one batch, and w
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import inspect
+import math
 import runpy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import StudyError
-from .contract import Analysis, Batch, NotApplicableError, Part, PerBlock, joined, per_block
+from .contract import NO_LABELS, Analysis, Batch, NotApplicableError, Part, PerBlock, joined, per_block
 
 
 __all__ = [
     "ANALYSES",
     "DEFAULT",
+    "NO_LABELS",
     "Analysis",
     "Batch",
     "NotApplicableError",
@@ -88,7 +91,8 @@ def make_analysis(text: str, *, paper_mode: bool = False) -> Analysis:
         StudyError: unknown name, file, option or value.
     """
     name, *options = text.split(":")
-    if name.endswith(".py"):
+    outside = name if name.endswith(".py") else None
+    if outside:
         if not options:
             raise StudyError(f"{name} names a file alone; write {name}:NAME, with the name of the analysis in it")
         name, factory, options = options[0], _outside(name, options[0]), options[1:]
@@ -104,6 +108,8 @@ def make_analysis(text: str, *, paper_mode: bool = False) -> Analysis:
         raise StudyError(
             f"{name} makes a {type(made).__name__}, expected an analysis: a function under @per_block, or an Analysis"
         )
+    if outside:  # as an option, so that a measurement is not resumed with an edited file
+        vars(made)["file_sha256"] = hashlib.sha256(Path(outside).read_bytes()).hexdigest()
     return made
 
 
@@ -135,18 +141,49 @@ def _option(text: str, factory: Any, name: str) -> tuple[str, Any]:
     if key not in parameters:
         known = ", ".join(parameters) or "none"
         raise StudyError(f"{name} has no option {key!r}; it has: {known}")
-    default = parameters[key].default
-    if isinstance(default, bool):
-        if value.lower() not in ("true", "false"):
-            raise StudyError(f"{name}:{key} must be true or false, got {value!r}")
-        return key, value.lower() == "true"
-    if isinstance(default, int):
-        if not value.isdigit():
-            raise StudyError(f"{name}:{key} must be a whole number, got {value!r}")
-        return key, int(value)
-    if isinstance(default, float):
-        try:
-            return key, float(value)
-        except ValueError:
-            raise StudyError(f"{name}:{key} must be a number, got {value!r}") from None
+    types = _types(parameters[key])
+    if "None" in types and value.lower() == "none":
+        return key, None
+    for kind, (read, expected) in READERS.items():
+        if kind in types:
+            try:
+                return key, read(value)
+            except ValueError:
+                or_none = " or none" if "None" in types else ""
+                raise StudyError(f"{name}:{key} must be {expected}{or_none}, got {value!r}") from None
     return key, value
+
+
+def _types(parameter: inspect.Parameter) -> set[str]:
+    """Names of the types that an option takes, by its annotation and its default."""
+    annotation, default = parameter.annotation, parameter.default
+    written = annotation if isinstance(annotation, str) else getattr(annotation, "__name__", str(annotation))
+    found = set() if annotation is parameter.empty else set(written.replace(" ", "").split("|"))
+    if default is not parameter.empty:
+        found.add("None" if default is None else type(default).__name__)
+    return found
+
+
+def _truth(text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise ValueError
+    return text.lower() == "true"
+
+
+def _whole(text: str) -> int:
+    if not text.isdecimal():  # int() also reads 1_000 and signs
+        raise ValueError
+    return int(text)
+
+
+def _number(text: str) -> float:
+    if not math.isfinite(float(text)):
+        raise ValueError
+    return float(text)
+
+
+READERS: dict[str, tuple[Callable[[str], Any], str]] = {
+    "bool": (_truth, "true or false"),
+    "int": (_whole, "a whole number"),
+    "float": (_number, "a number"),
+}

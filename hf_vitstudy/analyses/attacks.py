@@ -99,6 +99,8 @@ class Attacks(Analysis):
     """
 
     name = "attacks"
+    needs_labels = True
+    own_passes = True
 
     def __init__(
         self,
@@ -121,7 +123,6 @@ class Attacks(Analysis):
         few = batch.up_to(self.images)
         if few is None:
             return {}
-        require_labels(few)
         assert few.logits is not None, "start has checked for a classifier"
         clean = graded(few.logits, few.labels)
         found = {f"attack_clean_{key}": value for key, value in clean.items()}
@@ -164,6 +165,7 @@ class Attacks(Analysis):
         return self.checkpoint.network(pixel_values).logits
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
+        require_labels(joined(parts, "attack_clean_correct"))
         found = {}
         for name in parts[0]:
             values = joined(parts, name)

@@ -79,6 +79,7 @@ class Rollout(Analysis):
     """
 
     name = "rollout"
+    own_passes = True
     needs_attention = True
 
     def __init__(self, head_fusion: str = "mean", images: int = 32) -> None:

@@ -66,12 +66,16 @@ class Analysis:
         name: as the profile lists it.
         needs_attention: whether to call `visit_attention`, which needs attention weights and so a slower implementation.
         needs_branches: whether to call `visit_branch`.
+        needs_labels: whether it means nothing for images whose classes are not the checkpoint's; then it is not begun.
+        own_passes: whether `update` sends images through the network again, which is what costs time.
         in_one_process: whether it keeps more than it returns, so that its images cannot be spread over processes.
     """
 
     name: str
     needs_attention: bool = False
     needs_branches: bool = False
+    needs_labels: bool = False
+    own_passes: bool = False
     in_one_process: bool = False
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
@@ -191,9 +195,13 @@ def require_classifier(checkpoint: Checkpoint) -> None:
         raise NotApplicableError("this checkpoint has no classifier")
 
 
-def require_labels(batch: Batch) -> None:
-    """Raises `NotApplicableError` where no image of the batch has a label that the checkpoint knows."""
-    if not bool((batch.labels >= 0).any()):
-        raise NotApplicableError(
-            "no image has a label among the checkpoint's classes, so no answer is right; use images of its classes"
-        )
+NO_LABELS = "no image has a label among the checkpoint's classes, so no answer is right; use images of its classes"
+
+
+def require_labels(correct: np.ndarray) -> None:
+    """Raises `NotApplicableError` where no answer of all images could be graded: all are -1.
+
+    For `result`, since a single batch without labels says nothing of the others.
+    """
+    if not bool((correct >= 0).any()):
+        raise NotApplicableError(NO_LABELS)

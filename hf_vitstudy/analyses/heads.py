@@ -39,6 +39,7 @@ class Heads(Analysis):
     """
 
     name = "heads"
+    own_passes = True
     needs_attention = (
         True  # the weights themselves are not read, but they tell layers from other modules and count heads
     )

@@ -48,7 +48,8 @@ class HessianSpectrum(Analysis):
         images: the first of all to look at.
         batch: images in a mini-batch, 16 in the paper.
         k: eigenvalues kept at either end.
-        iterations: products for a mini-batch; memory for as many copies of the weights is needed.
+        iterations: products for a mini-batch, at least twice k, so that the two ends share no eigenvalue; memory for as many
+            copies of the weights is needed.
         mixup: parameter of the Beta distribution by which pairs of images and labels are mixed; 0 leaves them alone.
         weight_decay: added to every eigenvalue.
         batch_norm: ``eval``, running statistics, or ``train``, those of the mini-batch.
@@ -56,6 +57,7 @@ class HessianSpectrum(Analysis):
     """
 
     name = "hessian"
+    own_passes = True
 
     def __init__(
         self,
@@ -73,7 +75,7 @@ class HessianSpectrum(Analysis):
         for what, value, least in (
             ("batch", batch, 2),
             ("k", k, 1),
-            ("iterations", iterations, 2),
+            ("iterations", iterations, 2 * k),
             ("images", images, 2),
         ):
             if value < least:

@@ -36,7 +36,7 @@ from .contract import Analysis, Batch, NotApplicableError, Part, joined, require
 
 
 SOURCE = "Li et al. 2018; Park & Kim 2022, Fig 1a"
-FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.Embedding)
+FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)  # no nn.Embedding: it holds positions
 
 
 class Landscape(Analysis):
@@ -53,6 +53,8 @@ class Landscape(Analysis):
     """
 
     name = "landscape"
+    needs_labels = True
+    own_passes = True
 
     def __init__(
         self,
@@ -163,18 +165,24 @@ def _normal(name: str, like: Tensor, seed: int, axis: int) -> Tensor:
 def filter_direction(network: nn.Module, seed: int, axis: int) -> dict[str, Tensor]:
     """A random direction whose filters are as long as the network's (Li et al. 2018, section 4), by parameter.
 
-    Weights of linear, convolutional and embedding layers only: a filter is one row, ‖d_i‖ = ‖w_i‖.
+    Weights of linear and convolutional layers and of torch's packed attention only: a filter is one row, ‖d_i‖ = ‖w_i‖.
     """
     found = {}
+    for name, weight in _filtered(network):
+        direction = _normal(name, weight, seed, axis)
+        lengths = (part.flatten(1).norm(dim=1).clamp_min(1e-12) for part in (weight, direction))
+        ratio = next(lengths) / next(lengths)
+        found[name] = direction * ratio.view(-1, *[1] * (weight.ndim - 1))
+    return found
+
+
+def _filtered(network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and values of the parameters whose rows are filters."""
     for path, module in network.named_modules():
         if isinstance(module, FILTERED):
-            name = f"{path}.weight" if path else "weight"
-            weight = module.weight.detach()
-            direction = _normal(name, weight, seed, axis)
-            lengths = (part.flatten(1).norm(dim=1).clamp_min(1e-12) for part in (weight, direction))
-            ratio = next(lengths) / next(lengths)
-            found[name] = direction * ratio.view(-1, *[1] * (weight.ndim - 1))
-    return found
+            for name, parameter in module.named_parameters(path, recurse=False):
+                if name.endswith("weight"):  # neither biases nor the rows that attention adds to keys
+                    yield name, parameter.detach()
 
 
 def published_direction(network: nn.Module, seed: int, axis: int) -> dict[str, Tensor]:

@@ -70,6 +70,8 @@ def convolution_lesions(network: nn.Module, branches: list[Branch]) -> tuple[lis
 class _Removal(Analysis):
     """Grades of every image without each part in turn; subclasses say which parts."""
 
+    needs_labels = True
+    own_passes = True
     prefix: str
     source: str
 
@@ -91,7 +93,6 @@ class _Removal(Analysis):
         few = batch.up_to(self.images) if self.images else batch
         if few is None:
             return {}
-        require_labels(few)
         assert few.logits is not None, "start has checked for a classifier"
         pixel_values = self.checkpoint.normalise(few.images)
         rows = []
@@ -102,6 +103,7 @@ class _Removal(Analysis):
         return intact | {f"{self.prefix}_{key}": np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
+        require_labels(joined(parts, f"{self.prefix}_intact_correct"))
         axes = (f"{self.prefix}_image" if self.images else "image", self.prefix)
         found = {}
         for name in parts[0]:

@@ -112,6 +112,8 @@ class Noise(Analysis):
     """
 
     name = "noise"
+    needs_labels = True
+    own_passes = True
 
     def __init__(
         self,
@@ -141,7 +143,6 @@ class Noise(Analysis):
         few = batch.up_to(self.images) if self.images else batch
         if few is None:
             return {}
-        require_labels(few)
         assert few.logits is not None, "start has checked for a classifier"
         height, width = few.images.shape[2:]
         white = white_noise((height, width), seed=self.seed, first=few.first, n=len(few)).to(few.images.device)
@@ -171,6 +172,7 @@ class Noise(Analysis):
         return {f"{name}_{key}": np.stack([row[key] for row in rows], axis=1) for key in rows[0]}
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
+        require_labels(joined(parts, "noise_clean_correct"))
         image = "noise_image" if self.images else "image"
         found = {}
         for name in next(part for part in parts if part):

@@ -98,6 +98,7 @@ class ReceptiveField(Analysis):
     """
 
     name = "receptive_field"
+    own_passes = True
 
     def __init__(
         self, images: int = 32, branches: bool = True, at_once: int = 8, seed: int = 0, paper_mode: bool = False

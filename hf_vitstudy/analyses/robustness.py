@@ -45,6 +45,8 @@ class Corruptions(Analysis):
     """
 
     name = "corruptions"
+    needs_labels = True
+    own_passes = True
 
     def __init__(
         self, kinds: str = "all", severities: str = "1+2+3+4+5", images: int = 256, size: int = 0, seed: int = 0
@@ -65,7 +67,6 @@ class Corruptions(Analysis):
         few = batch.up_to(self.images)
         if few is None:
             return {}
-        require_labels(few)
         assert few.logits is not None, "start has checked for a classifier"
         found = {f"corruption_clean_{key}": value for key, value in graded(few.logits, few.labels).items()}
         grades = [[self._grades(few, kind, severity) for severity in self.severities] for kind in self.kinds]
@@ -79,6 +80,7 @@ class Corruptions(Analysis):
         return graded(self.checkpoint.network(self.checkpoint.normalise(images)).logits, batch.labels)
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
+        require_labels(joined(parts, "corruption_clean_correct"))
         axes = ("corruption_image", "corruption", "severity")
         found = {}
         for name in parts[0]:
