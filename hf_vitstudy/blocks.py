@@ -75,7 +75,7 @@ def find_blocks(
     Raises:
         StudyError: no blocks, or states whose images or places were regrouped.
     """
-    calls = _record(network, pixel_values)
+    calls = _record(network, pixel_values[:1])  # one image tells the structure, at a third of the cost
     blocks = _by_structure(network, calls) if pattern is None else _by_pattern(calls, pattern)
     blocks = _with_layout(network, blocks, pixel_values)
     return blocks, _attention_layers(network, calls, blocks)
@@ -386,6 +386,7 @@ def _with_layout(network: nn.Module, blocks: list[Block], pixel_values: Tensor) 
                 "apart by image; read other modules with blocks=REGEX"
             )
         states[index] = as_state(raw, aspect)
+        _check_aspect(blocks[index], states[index], pixel_values)
 
     with hooked(network, blocks, visit), torch.no_grad():
         network(pixel_values)
@@ -408,6 +409,21 @@ def _with_layout(network: nn.Module, blocks: list[Block], pixel_values: Tensor) 
         )
     _check_places(network, laid_out[:3], pixel_values)
     return laid_out
+
+
+def _check_aspect(block: Block, state: State, pixel_values: Tensor) -> None:
+    """A map must have the image's aspect: (image, row, column, channel) read as channels first has the channels' instead.
+
+    Two cells are left for rounding, and more for oblong images, whose sides an unpadded convolution shortens alike.
+    """
+    (height, width), (rows, columns) = pixel_values.shape[2:], state.grid
+    aspect = width / height
+    if abs(columns - aspect * rows) > 2 + 8 * abs(aspect - 1):
+        raise StudyError(
+            f"{block.path} has a map of {rows} x {columns} for images of {height} x {width}, so it keeps channels last or "
+            "something else than a map; only (image, channel, row, column) and (image, token, channel) are read. "
+            "Read other modules with blocks=REGEX"
+        )
 
 
 _SPOTS = ((1, 5), (5, 2), (6, 6))  # of an 8 x 8 board: off the diagonal, so that a transposed map shows
