@@ -43,11 +43,12 @@ def hessian_statistics(
     top, bottom = profile["hessian_top"].values[:, 0], profile["hessian_bottom"].values[:, 0]
     resampling = Resampling(len(top), draws, seed)
     pooled = largest_by_magnitude(profile)
+    known = np.isfinite(pooled)  # a run of few products leaves some unknown
     positive = pooled > 0
     largest, smallest = resampling.mean(top), resampling.mean(bottom)
-    share = resampling.mean(positive.mean(1))
     with np.errstate(invalid="ignore", divide="ignore"):
-        positive_mean = resampling.mean(np.where(positive, pooled, 0).mean(1)) / share
+        share = resampling.mean(positive.mean(1)) / resampling.mean(known.mean(1))
+        positive_mean = resampling.mean(np.where(positive, pooled, 0).mean(1)) / resampling.mean(positive.mean(1))
         asymmetry = -smallest / largest
     rows = {
         "largest": largest,

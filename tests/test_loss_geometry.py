@@ -47,6 +47,12 @@ def test_batches_are_pooled_before_the_mean_is_taken():
     assert found["positive_mean"].low <= found["positive_mean"].value <= found["positive_mean"].high
 
 
+def test_unknown_eigenvalues_are_of_neither_sign():
+    found = hessian_statistics(spectra([[9, np.nan, np.nan]] * 2, [[-4, np.nan, np.nan]] * 2))
+    assert found["negative_proportion"].value == pytest.approx(0.5)
+    assert found["positive_mean"].value == pytest.approx(9)
+
+
 def test_nothing_positive_has_no_mean():
     found = hessian_statistics(spectra([[0.1, 0.0]] * 2, [[-9, -7]] * 2))
     assert found["negative_proportion"].value == 1
