@@ -136,7 +136,8 @@ def _measured(
         if journal and processes.main:
             journal.begin(reading.resume)
             finished = journal.batches()
-    missing = [index for index in range(run.count) if index not in set(processes.from_main(list(finished)))]
+    known = set(processes.from_main(list(finished)))
+    missing = [index for index in range(run.count) if index not in known]
     with processes.failing_together():
         for index, batch in _batches(run, missing, reading, processes):
             run.step(*batch, index=index)
