@@ -320,14 +320,19 @@ def _kind(module: nn.Module) -> str:
     return "conv" if any(isinstance(child, nn.Conv2d) for child in module.modules()) else "block"
 
 
+def block_of(path: str, blocks: list[Block]) -> Block | None:
+    """The block at whose end the tokens of a module inside it are read."""
+    return next((b for b in blocks if b.side == "output" and path.startswith(b.path + ".")), None)
+
+
 def _attention_layers(network: nn.Module, calls: list[Call], blocks: list[Block]) -> list[AttentionLayer]:
     """Modules that return attention weights, each under the name of the block it belongs to."""
     returning = [call for call in calls if call.has_attention]
     innermost = [call for call in returning if not any(other.path.startswith(call.path + ".") for other in returning)]
     layers = []
     for index, call in enumerate(innermost):
-        owner = [b for b in blocks if b.side == "output" and call.path.startswith(b.path + ".")]
-        name = owner[0].name.split(".")[0] if owner and owner[0].name != owner[0].path else f"layer{index:02d}"
+        owner = block_of(call.path, blocks)
+        name = owner.name.split(".")[0] if owner and owner.name != owner.path else f"layer{index:02d}"
         layers.append(AttentionLayer(name, call.path, getattr(call.module, "attention_window", None)))
     return layers
 

@@ -21,7 +21,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..blocks import AttentionLayer, Block
+from ..blocks import AttentionLayer, Block, block_of
 from ..checkpoints import Checkpoint
 from .contract import Analysis, Batch, NotApplicableError, Part, joined
 
@@ -138,7 +138,7 @@ class AttentionDistance(Analysis):
 
 def _grid_of(layer: AttentionLayer, blocks: list[Block]) -> tuple[tuple[int, int], int]:
     """Grid and prefix tokens of the state at the end of the block a layer belongs to."""
-    for block in blocks:
-        if block.side == "output" and layer.path.startswith(block.path + "."):
-            return block.grid, block.prefix_count
+    block = block_of(layer.path, blocks)
+    if block is not None:
+        return block.grid, block.prefix_count
     raise NotApplicableError(f"{layer.path} belongs to no block that is read, so its grid is unknown")

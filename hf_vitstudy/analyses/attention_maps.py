@@ -19,7 +19,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from ..blocks import AttentionLayer, Block
+from ..blocks import AttentionLayer, block_of
 from ..checkpoints import Checkpoint
 from ..errors import StudyError
 from .contract import Analysis, Batch, NotApplicableError, Part, joined
@@ -34,12 +34,6 @@ def _checked_layers(checkpoint: Checkpoint) -> list[AttentionLayer]:
         implementation = checkpoint.provenance.get("attention")
         raise NotApplicableError(f"no layer returns attention weights (attention implementation {implementation!r})")
     return checkpoint.layers
-
-
-def _owner(layer: AttentionLayer, blocks: list[Block]) -> Block | None:
-    """The block at whose end an attention layer's tokens are read."""
-    owners = [block for block in blocks if block.side == "output" and layer.path.startswith(block.path + ".")]
-    return owners[0] if owners else None
 
 
 # ----------------------------------------------------------------------------------------------------------- rollout
@@ -91,7 +85,7 @@ class Rollout(Analysis):
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
         layers = _checked_layers(checkpoint)
-        owners = [_owner(layer, checkpoint.blocks) for layer in layers]
+        owners = [block_of(layer.path, checkpoint.blocks) for layer in layers]
         tokens = {(owner.grid, owner.prefix_count) for owner in owners if owner is not None}
         if len(tokens) != 1 or any(
             layer.window not in (None, owner and owner.grid) for layer, owner in zip(layers, owners, strict=True)
@@ -185,7 +179,7 @@ class AttentionEntropy(Analysis):
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:
         self.layers = _checked_layers(checkpoint)
-        self.owners = {layer.path: _owner(layer, checkpoint.blocks) for layer in self.layers}
+        self.owners = {layer.path: block_of(layer.path, checkpoint.blocks) for layer in self.layers}
         self._batch: list[dict[str, Tensor]] = []
 
     def visit_attention(self, layer: AttentionLayer, weights: Tensor) -> None:

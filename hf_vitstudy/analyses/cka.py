@@ -29,6 +29,7 @@ from torch import Tensor
 from ..blocks import Block
 from ..checkpoints import Checkpoint
 from ..errors import StudyError
+from ..kernels import CONSTANT, packed
 from ..states import State
 from .contract import Analysis, Batch, NotApplicableError, Part, joined
 
@@ -37,7 +38,6 @@ POOLS = ("flatten", "mean", "cls", "tokens")
 INPUT = "input"  # the view that holds the pixels' Gram blocks
 KERNELS = ("linear", "rbf")
 MEAN_DOMINATES = 100.0  # |mean|² / variance beyond which a float32 product loses digits that U-centring needs
-CONSTANT = 1e-9  # variance / |mean|² below which a block is the same for every image
 WIDE, CHUNK = 16_384, 8_192  # features; a skinny product runs twice as fast as a batch of chunks
 SOURCE = "Kornblith et al. 2019; Nguyen, Raghu & Kornblith 2021, eq. 3"
 INPUT_SOURCE = "Cui, Kumar, Marttinen & Kaski 2022, Deconfounded Representation Similarity"
@@ -248,19 +248,14 @@ class CKA(Analysis):
     def _stored(self, grams: np.ndarray, size: int) -> Part:
         """U-centre Gram matrices (block, n, n) and pack their upper triangles; their centred diagonals beside them."""
         centred = u_centred(grams)
-        packed = np.zeros((len(centred), self.size * (self.size - 1) // 2))
-        rows, columns = np.triu_indices(self.size, k=1)
-        inside = columns < size
-        packed[:, inside] = centred[:, rows[inside], columns[inside]]
-        scale = np.abs(packed).max(1)
-        packed = np.divide(packed, scale[:, None], out=np.zeros_like(packed), where=scale[:, None] > 0)
+        pairs, scale = packed(centred, self.size, self.storage)
         square = np.zeros((len(centred), self.size))
         square[:, :size] = centred_diagonal(grams)
         return {
-            "gram": packed.astype(self.storage),
-            "scale": scale.astype(np.float32),
+            "gram": pairs,
+            "scale": scale,
             "square": square.astype(np.float32),
-            "size": np.int32(size),
+            "size": np.array(size, np.int32),
         }
 
     def result(self, parts: list[Part]) -> dict[str, xr.Variable]:
