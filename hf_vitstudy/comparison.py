@@ -17,7 +17,7 @@ same map of networks that never learned (`excess_over_untrained`).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -36,11 +36,15 @@ class Comparison:
     Attributes:
         a, b: the profiles; both may be the same one.
         resampling: the draws that every interval of this comparison shares.
+        rows: what the rows after the first of `cka_draws` are: ``bootstrap`` draws; CKA ``without`` each image;
+            ``shuffled``, with the images of the second network in another order in every row, the null hypothesis; or none
+            after ``plain`` CKA, whose HSIC is not debiased.
     """
 
     a: Profile
     b: Profile
     resampling: Resampling
+    rows: str = "bootstrap"
 
     def cka(
         self,
@@ -85,9 +89,28 @@ class Comparison:
         H is a sum over images, H = Σ_i c_i with c_i(A, B) = Σ_j Ã_ij B̃_ij, and changes by 2 c_i to first order when image i
         is weighted twice; draws are formed by that linear rule (the influence-function bootstrap), since drawing an image
         twice into a Gram matrix would count its similarity with itself.
+
+        With another `rows` of the comparison, the rows after the first are (image, row, column) or (draw, row, column) of
+        what that says, so that any function of these maps has its leave-one-out values and its null for nothing.
         """
         rows, columns = self._sides(of)
-        return self._kernels(view, deconfounded).cross(rows, columns).draws(self.resampling)
+        cross = self._kernels(view, deconfounded).cross(rows, columns)
+        if self.rows == "bootstrap":
+            return cross.draws(self.resampling)
+        if self.rows == "without":
+            return np.concatenate([cross.cka()[None], cross.without_each_image()])
+        if self.rows == "plain":
+            return _plain_cka(self._profile(rows), self._profile(columns), view)[None]
+        return cross.shuffled(self.resampling.draws, self.resampling.seed)
+
+    def with_rows(self, rows: str, draws: int | None = None) -> Comparison:
+        """The same comparison whose `cka_draws` hold other rows; what was computed is shared."""
+        if rows not in ("bootstrap", "without", "shuffled", "plain"):
+            raise StudyError(f"rows must be 'bootstrap', 'without', 'shuffled' or 'plain', got {rows!r}")
+        resampling = self.resampling if draws is None else replace(self.resampling, draws=draws)
+        other = replace(self, rows=rows, resampling=resampling)
+        other.__dict__["_cache"] = self._cache
+        return other
 
     def similarity(
         self, of: str = "ab", measure: str = "rsa", view: str = "flatten", *, k: int = 5, level: float = 0.95
@@ -404,6 +427,14 @@ class Kernels:
         return self._cross[rows, columns]
 
 
+def _plain_cka(first: Profile, second: Profile, view: str) -> np.ndarray:
+    """CKA with the biased HSIC of Gretton et al. 2005, tr(KHLH) summed over batches, (row, column)."""
+    A, B = (
+        _unit_scale(profile.centred_gram(view)).reshape(len(profile.data["block"]), -1) for profile in (first, second)
+    )
+    return _normalise(A @ B.T, (A * A).sum(1), (B * B).sum(1))
+
+
 def _without_pixels(profile: Profile, view: str) -> np.ndarray:
     if not np.array_equal(profile.batch_sizes("input"), profile.batch_sizes(view)):
         raise StudyError(
@@ -468,19 +499,25 @@ class CrossKernels:
         cross = weights @ self.shares.reshape(len(self.shares), -1)
         return _normalise(cross.reshape(len(weights), *self.shares.shape[1:]).astype(np.float64), first, second)
 
-    def permutation_null(self, permutations: int, seed: int = 0) -> dict[str, np.ndarray]:
-        """p of every cell, and of the largest cell, when the images of B are shuffled within each batch."""
+    def shuffled(self, draws: int, seed: int = 0) -> np.ndarray:
+        """CKA as it is, then with the images of B shuffled within each batch, (1 + draws, row, column)."""
         rng = np.random.default_rng(seed)
-        observed = self.cka()
         first, second = (own.sum(0, dtype=np.float64) for own in self.self_shares)
         flat = self.A.reshape(len(self.A), -1)
-        exceeded, exceeded_max = np.ones_like(observed), 1
+        null = [
+            _normalise(
+                (flat @ _shuffle(self.B, self.sizes, rng).reshape(len(self.B), -1).T).astype(np.float64), first, second
+            )
+            for _ in range(draws)
+        ]
+        return np.stack([self.cka(), *null])
+
+    def permutation_null(self, permutations: int, seed: int = 0) -> dict[str, np.ndarray]:
+        """p of every cell, and of the largest cell, when the images of B are shuffled within each batch."""
+        observed, *null = self.shuffled(permutations, seed)
         largest = np.nanmax(observed, initial=-np.inf)
-        for _ in range(permutations):
-            cross = flat @ _shuffle(self.B, self.sizes, rng).reshape(len(self.B), -1).T
-            null = _normalise(cross.astype(np.float64), first, second)
-            exceeded += null >= observed
-            exceeded_max += np.nanmax(null, initial=-np.inf) >= largest
+        exceeded = 1 + sum(cells >= observed for cells in null)
+        exceeded_max = 1 + sum(np.nanmax(cells, initial=-np.inf) >= largest for cells in null)
         p = np.where(np.isnan(observed), np.nan, exceeded / (permutations + 1))
         p_max = exceeded_max / (permutations + 1) if np.isfinite(observed).any() else np.nan
         return {"p": p, "p_max": np.array(p_max)}

@@ -8,7 +8,8 @@ off the rows.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,8 @@ class Estimate:
         low, high: ends of the interval at `level`; NaN where it is undefined.
         n: how many units were resampled.
         unit_resampled: what was resampled, such as ``image``.
+        error: standard error, that of the draws or of the jackknife; NaN where it is unknown.
+        freedom: degrees of freedom of that error, for p; infinite where it is known well.
     """
 
     value: float
@@ -33,6 +36,8 @@ class Estimate:
     n: int
     level: float = 0.95
     unit_resampled: str = "image"
+    error: float = math.nan
+    freedom: float = math.inf
 
     def __str__(self) -> str:
         value, low, high = (f"{number:#.3g}".removesuffix(".") for number in (self.value, self.low, self.high))
@@ -80,7 +85,8 @@ class Resampling:
     def estimate(self, rows: np.ndarray, level: float = 0.95) -> Estimate:
         """The percentile interval of one statistic given as (1 + draws,) rows."""
         low, high = percentile(rows, level)
-        return Estimate(float(rows[0]), float(low), float(high), self.n, level)
+        error = float(rows[1:].std(ddof=1)) if len(rows) > 2 else math.nan
+        return Estimate(float(rows[0]), float(low), float(high), self.n, level, error=error, freedom=self.n - 1)
 
 
 def percentile(rows: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:
@@ -103,6 +109,89 @@ def jackknife(estimate: np.ndarray, without: np.ndarray, level: float = 0.95) ->
     error = np.sqrt((n - 1) / n * ((without - without.mean(0)) ** 2).sum(0))
     half = stdtrit(n - 1, (1 + level) / 2) * error
     return estimate - half, estimate + half
+
+
+def jackknifed(
+    estimate: float, without: np.ndarray, level: float = 0.95, *, unit: str = "image", extra: float = 0.0
+) -> Estimate:
+    """`jackknife` of one number as an `Estimate`. For few units, where percentiles of a bootstrap are too narrow.
+
+    Args:
+        estimate: on all n units.
+        without: (n,), with each unit left out.
+        unit: what was left out.
+        extra: variance to add that leaving units out does not show.
+    """
+    n = len(without)
+    if n < 2:
+        raise StudyError(f"an interval needs at least 2 {unit}s, got {n}; measure more")
+    error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()) + extra)
+    return _student(estimate, error, n - 1, n, level, unit)
+
+
+def mean_of(values: np.ndarray, level: float = 0.95, *, unit: str = "seed") -> Estimate:
+    """The mean of a few independent numbers, (n,), with Student's interval (1908)."""
+    n = len(values)
+    if n < 2:
+        return Estimate(float(np.mean(values)) if n else math.nan, math.nan, math.nan, n, level, unit)
+    return _student(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n), n - 1, n, level, unit)
+
+
+def crossed_mean(values: np.ndarray, level: float = 0.95, *, unit: str = "checkpoint") -> Estimate:
+    """The mean over all pairs of m rows and n columns, values (m, n), as a statement on the populations of both.
+
+    Pairs that share a row or a column are not independent. The variance is that of the row means over m plus that of the
+    column means over n, with Welch's degrees of freedom (1947): exact where an entry is a row's number minus a column's,
+    conservative where rows and columns interact, since a part of the interaction is then counted twice.
+
+    Undefined, with NaN as its ends, unless both have at least two.
+    """
+    m, n = values.shape
+    value = float(values.mean())
+    if min(m, n) < 2:
+        return Estimate(value, math.nan, math.nan, min(m, n), level, unit)
+    parts = [values.mean(1).var(ddof=1) / m, values.mean(0).var(ddof=1) / n]
+    error = math.sqrt(sum(parts))
+    spread = sum(part**2 / (count - 1) for part, count in zip(parts, (m, n), strict=True))
+    freedom = sum(parts) ** 2 / spread if spread else math.inf
+    return _student(value, error, freedom, min(m, n), level, unit)
+
+
+def _student(value: float, error: float, freedom: float, n: int, level: float, unit: str) -> Estimate:
+    from scipy.special import stdtrit
+
+    half = float(stdtrit(min(freedom, 1e9), (1 + level) / 2)) * error
+    return Estimate(value, value - half, value + half, n, level, unit, error, freedom)
+
+
+def beyond(estimate: Estimate, bound: float) -> float:
+    """One-sided p of "the true value is at most `bound`", by Student's distribution; NaN where the error is unknown."""
+    from scipy.special import stdtr
+
+    if not (math.isfinite(estimate.value) and math.isfinite(estimate.error)):
+        return math.nan
+    if estimate.error == 0:
+        return 0.0 if estimate.value > bound else 1.0
+    return float(stdtr(min(estimate.freedom, 1e9), (bound - estimate.value) / estimate.error))
+
+
+def holm(p: Sequence[float], among: int | None = None) -> list[float]:
+    """p adjusted for being several (Holm 1979): rejecting where it is below α is wrong anywhere with probability ≤ α.
+
+    Args:
+        p: of the tests; NaN marks one that was not done and stays NaN.
+        among: how many tests were looked at, by default those that are not NaN.
+    """
+    values = np.asarray(p, dtype=float)
+    done = np.flatnonzero(np.isfinite(values))
+    count = len(done) if among is None else among
+    if count < len(done):
+        raise StudyError(f"{len(done)} tests cannot be among {count}")
+    order = done[np.argsort(values[done], kind="stable")]
+    adjusted = np.full(len(values), math.nan)
+    raised = values[order] * (count - np.arange(len(order)))
+    adjusted[order] = np.minimum(np.maximum.accumulate(raised), 1) if len(order) else raised
+    return [float(value) for value in adjusted]
 
 
 def wilson(successes: int, n: int, level: float = 0.95) -> Estimate:

@@ -47,7 +47,7 @@ MEASURING += [
     ["training"],
 ]
 TOP = {"demo", "cli", "__main__", "evaluation_modules"}
-FOLDERS = {"analyses", "figures", "training"}  # whose files may know each other
+FOLDERS = {"analyses", "claims", "figures", "training"}  # whose files may know each other
 OFFICE = {"__init__"}  # hands out names of every layer on first use
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "gradio"}
 
