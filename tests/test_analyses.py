@@ -5,13 +5,14 @@ import pytest
 import torch
 from conftest import small_resnet, small_vit, smooth_images
 from oracles import minibatch_cka, u_centre
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hf_vitstudy import StudyError, compare
 from hf_vitstudy.analyses import ANALYSES, Analysis, Batch, NotApplicableError, make_analysis, per_block
 from hf_vitstudy.analyses import attention_distance as distance
 from hf_vitstudy.analyses import cka as cka_
 from hf_vitstudy.analyses import fourier as fourier_
-from hf_vitstudy.analyses.variance import spatial_variance
+from hf_vitstudy.analyses.variance import mean_and_squares_at_once, spatial_variance
 from hf_vitstudy.blocks import Block
 from hf_vitstudy.checkpoints import Checkpoint
 from hf_vitstudy.profile import Profile
@@ -182,6 +183,36 @@ def test_gram_matrices_are_inner_products(width, dtype):
     torch.testing.assert_close(cka_.centred_gram(features), centred @ centred.T, atol=1e-5 * width, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("width", [5, 20_000])
+def test_a_gpu_s_way_to_centre_gives_the_same_gram_matrix(width, dtype):
+    features = (torch.randn(8, width, generator=torch.Generator().manual_seed(0)) + 30).to(dtype)
+    centred = features.double() - features.double().mean(0)
+    found = cka_.centred_gram_at_once(features)
+    torch.testing.assert_close(found, centred @ centred.T, atol=1e-5 * width, rtol=1e-5)
+    assert not cka_.centred_gram_at_once(features[:1].repeat(8, 1)).any(), "the same for every image"
+
+
+class Kernels(TorchDispatchMode):
+    """Counts the operations that a GPU would launch a kernel for, and those that only look at a tensor in another way."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += 1
+        return function(*args, **kwargs or {})
+
+
+def test_a_gpu_gets_few_kernels_however_wide_a_block_is():
+    """Launching one takes longer than a small one runs."""
+    counts = []
+    for width in (200_000, 800_000):
+        with Kernels() as kernels:
+            cka_.centred_gram_at_once(torch.zeros(32, width, dtype=torch.bfloat16))
+        counts.append(kernels.count)
+    assert max(counts) <= 25, counts
+
+
 def test_u_centring_is_the_definition_entry_by_entry():
     K = np.random.default_rng(0).normal(size=(2, 9, 9))
     K = K + K.swapaxes(1, 2)
@@ -333,6 +364,16 @@ def test_variance_is_numpy_s():
         square = (values**2).mean((2, 3))
         np.testing.assert_allclose(found["relative_variance"], raw / square.mean(1), rtol=1e-5)
         np.testing.assert_allclose(found["top_channel_share"], square.max(1) / square.sum(1), rtol=1e-5)
+
+
+def test_a_gpu_s_way_to_variance_gives_the_same():
+    tokens = torch.randn(3, 36, 5, generator=torch.Generator().manual_seed(0)) + 100
+    mean, squares = mean_and_squares_at_once(tokens)
+    values = tokens.double()
+    torch.testing.assert_close(mean.double(), values.mean(1), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        squares.double(), (values - values.mean(1, keepdim=True)).square().sum(1), rtol=1e-4, atol=0
+    )
 
 
 def test_relative_variance_ignores_scale_and_raw_variance_does_not():

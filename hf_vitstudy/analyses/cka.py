@@ -103,13 +103,24 @@ def centred_gram(features: Tensor) -> Tensor:
     return torch.where(constant, torch.zeros_like(total), total)
 
 
+def centred_gram_at_once(features: Tensor) -> Tensor:
+    """`centred_gram` with a centred float32 copy of all features: a dozen kernels however wide they are, as a GPU wants it."""
+    mean = features.mean(0, dtype=torch.float32)
+    values = features - mean
+    total = gram(values)
+    constant = total.diagonal().mean() <= CONSTANT * (mean @ mean).to(total.device, torch.float64)
+    return torch.where(constant, torch.zeros_like(total), total)
+
+
 def _gram(features: Tensor) -> Tensor:
     """The product that keeps the digits; on a GPU always centred first, since looking at it would stop the queue.
 
     Decided for every batch by itself: what is kept of a batch must not depend on those before it.
     """
-    if features.device.type != "cpu":
+    if features.device.type == "mps":  # has no float64 to add up in
         return centred_gram(features)
+    if features.device.type != "cpu":
+        return centred_gram_at_once(features)
     K = gram(features)
     return K if mean_over_variance(K) <= MEAN_DOMINATES else centred_gram(features)
 

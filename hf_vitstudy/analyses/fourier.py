@@ -35,10 +35,10 @@ def band_centres() -> list[float]:
 
 
 @lru_cache(maxsize=64)
-def waves(n: int) -> Tensor:
-    """Cosines, then sines, of the frequencies 0 ... n//2 at n places: (2, n//2 + 1, n) float32."""
+def waves(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """Cosines, then sines, of the frequencies 0 ... n//2 at n places: (2, n//2 + 1, n) float32. Copied to a GPU once."""
     angle = 2 * torch.pi / n * torch.outer(torch.arange(n // 2 + 1), torch.arange(n)).double()
-    return torch.stack([angle.cos(), angle.sin()]).float()
+    return torch.stack([angle.cos(), angle.sin()]).float().to(device)
 
 
 def power_spectrum(maps: Tensor) -> Tensor:
@@ -52,7 +52,7 @@ def power_spectrum(maps: Tensor) -> Tensor:
         maps: (image, height, width, channel) float32.
     """
     height, width = maps.shape[1:3]
-    rows, columns = (waves(n).to(maps.device) for n in (height, width))
+    rows, columns = (waves(n, maps.device) for n in (height, width))
     along_width = torch.matmul(columns.flatten(0, 1), maps).flatten(2)
     both = torch.matmul(rows.flatten(0, 1), along_width)
     (cos_cos, cos_sin), (sin_cos, sin_sin) = (
@@ -68,7 +68,7 @@ def power_spectrum(maps: Tensor) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def band_weights(height: int, width: int) -> Tensor:
+def band_weights(height: int, width: int, device: torch.device | str = "cpu") -> Tensor:
     """Weights of the entries of `power_spectrum` in each band, (2 · (height//2 + 1) · (width//2 + 1), BANDS) float32.
 
     Columns sum to one; columns of bands without a frequency are NaN. A frequency's radius is its distance from zero in units
@@ -83,7 +83,7 @@ def band_weights(height: int, width: int) -> Tensor:
     band = ((radius * BANDS) - 1e-9).floor().long()
     columns = [torch.where((band == index) & (radius > 0), stands_for, 0.0).flatten() for index in range(BANDS)]
     weights = torch.stack(columns, dim=1).repeat(2, 1)
-    return (weights / weights.sum(0)).float()
+    return (weights / weights.sum(0)).float().to(device)
 
 
 def mean_log_amplitude(maps: Tensor) -> Tensor:
@@ -97,7 +97,7 @@ def mean_log_amplitude(maps: Tensor) -> Tensor:
 def delta_log_amplitude(state: State) -> Tensor:
     """Δ log amplitude in radial bands, (batch, BANDS); natural logarithm. NaN where a band holds no frequency."""
     spectrum = torch.cat([mean_log_amplitude(piece) for piece in pieces(state)])
-    weights = band_weights(*state.grid).to(spectrum.device)
+    weights = band_weights(*state.grid, spectrum.device)
     return spectrum @ weights.nan_to_num() + weights.sum(0).mul(0) - spectrum[:, :1]
 
 

@@ -39,9 +39,20 @@ def spatial_variance(state: State) -> dict[str, Tensor]:
 
 
 def _mean_and_squares(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean over places and sum of squared deviations from it, (image, channel) each: two passes, no cancellation."""
+    """Mean over places and sum of squared deviations from it, (image, channel) each, without cancellation.
+
+    Two passes on a CPU, where `torch.var_mean` takes ten times as long; one on a GPU.
+    """
+    if tokens.device.type != "cpu":
+        return mean_and_squares_at_once(tokens)
     mean = tokens.mean(1)
     return mean, (tokens - mean.unsqueeze(1)).square_().sum(1)
+
+
+def mean_and_squares_at_once(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """The same by Welford's sums, in one kernel."""
+    variance, mean = torch.var_mean(tokens, dim=1, correction=0)
+    return mean, variance * tokens.shape[1]
 
 
 def variance() -> PerBlock:
