@@ -15,12 +15,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from .errors import StudyError
+from .markdown import Markdown, environment, escape, one_line, tidy
 from .metrics import BINS
 from .stats import wilson
 
 
 LISTED_CLASSES = 20
-LONGEST_NAME = 200  # characters shown
 LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
 FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
 OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
@@ -35,7 +35,6 @@ METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
-MARKUP = re.compile(r"[&<>\"`*\[\]{}\\|~#$^]|(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])")  # inside a word _ means nothing
 
 
 def model_card(
@@ -58,10 +57,10 @@ def model_card(
     """
     known: dict[str, Any] = _clean({**record, "classes": list(classes or record.get("classes") or ())})
     name, license = _clean(name), _clean(license)
-    title = _plain((name or "").split("/")[-1]) or _title(known)
+    title = one_line((name or "").split("/")[-1]) or _title(known)
     context = _context(known, name, license) | {"title": title}
-    text = _environment().get_template("model_card.md").render(context)
-    return f"---\n{_metadata(known, title, license)}\n---\n\n{_tidy(text)}"
+    text = environment().get_template("model_card.md").render(context)
+    return f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}"
 
 
 # --------------------------------------------------------------------------------------------------------- metadata
@@ -74,12 +73,12 @@ def _metadata(record: dict[str, Any], title: str, license: str | None) -> str:
     datasets = [part["name"] for part in _parts(record).values() if _on_the_hub(part)]
     kind = _model_type(record)
     data = ModelCardData(
-        license=_plain(license) if license else None,
+        license=one_line(license) if license else None,
         library_name="transformers",
         pipeline_tag="image-classification",
         base_model=base[0] if base else None,
-        datasets=sorted({_plain(dataset) for dataset in datasets}) or None,
-        tags=["image-classification", "hf_vitstudy", *([FAMILIES.get(kind, _plain(kind))] if kind else [])],
+        datasets=sorted({one_line(dataset) for dataset in datasets}) or None,
+        tags=["image-classification", "hf_vitstudy", *([FAMILIES.get(kind, one_line(kind))] if kind else [])],
         model_name=title,
         eval_results=results or None,
     )
@@ -97,10 +96,10 @@ def _eval_results(record: dict[str, Any]) -> Iterator[Any]:
         if key in METRICS:
             yield EvalResult(
                 task_type="image-classification",
-                dataset_type=_plain(part.get("name") or "unknown"),
-                dataset_name=_plain(part.get("name") or "unknown"),
-                dataset_split=_plain(part["split"]) if part.get("split") else None,
-                dataset_revision=_plain(part["revision"]) if part.get("revision") else None,
+                dataset_type=one_line(part.get("name") or "unknown"),
+                dataset_name=one_line(part.get("name") or "unknown"),
+                dataset_split=one_line(part["split"]) if part.get("split") else None,
+                dataset_revision=one_line(part["revision"]) if part.get("revision") else None,
                 metric_type=METRICS[key][2],
                 metric_name=METRICS[key][0],
                 metric_value=value,
@@ -127,7 +126,7 @@ def _context(record: dict[str, Any], name: str | None, license: str | None) -> d
         "held_out": _held_out(record),
         "load": _loading(name, _model_type(record)),
         "measure": _measuring(name, test),
-        "classes": _Markdown(" · ".join(_escape(label) for label in classes[:LISTED_CLASSES])),
+        "classes": Markdown(" · ".join(escape(label) for label in classes[:LISTED_CLASSES])),
         "more_classes": _count(len(classes) - LISTED_CLASSES) if len(classes) > LISTED_CLASSES else None,
         "data": [
             about | {"part": part, "link": _link(about), "n": _count(about.get("n"))} for part, about in parts.items()
@@ -198,7 +197,7 @@ def _facts(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     if versions:
         yield "software", ", ".join(f"{library} {versions[library]}" for library in LIBRARIES if library in versions)
     if "config_sha256" in record:
-        yield "sha256 of the settings", _Markdown(f"`{_escape(record['config_sha256'])}`")
+        yield "sha256 of the settings", Markdown(f"`{escape(record['config_sha256'])}`")
 
 
 def _limits(record: dict[str, Any], license: str | None) -> Iterator[str]:
@@ -220,7 +219,7 @@ def _limits(record: dict[str, Any], license: str | None) -> Iterator[str]:
 
 
 def _loading(name: str | None, kind: str | None) -> str:
-    where = json.dumps(_plain(name) if name else ".", ensure_ascii=False)
+    where = json.dumps(one_line(name) if name else ".", ensure_ascii=False)
     remark = "" if name else "  # the folder of this card"
     lines = [
         "from PIL import Image",
@@ -242,9 +241,15 @@ def _loading(name: str | None, kind: str | None) -> str:
 
 
 def _measuring(name: str | None, test: dict[str, Any]) -> str:
-    words = ["vitstudy", "measure", _plain(name) if name else ".", "--images", _plain(test.get("name") or "IMAGES")]
+    words = [
+        "vitstudy",
+        "measure",
+        one_line(name) if name else ".",
+        "--images",
+        one_line(test.get("name") or "IMAGES"),
+    ]
     for option in ("split", "revision"):
-        words += [f"--{option}", _plain(test[option])] if test.get(option) else []
+        words += [f"--{option}", one_line(test[option])] if test.get(option) else []
     return shlex.join(words)
 
 
@@ -286,23 +291,23 @@ def _title(record: dict[str, Any]) -> str:
     checkpoint = ((record.get("config") or {}).get("model") or {}).get("checkpoint") or ""
     network = _model_type(record) or checkpoint.partition("@")[0].split("/")[-1] or "image classifier"
     train = _parts(record).get("train", {}).get("name")
-    return _plain(f"{network}-{train.split('/')[-1]}" if train else network)
+    return one_line(f"{network}-{train.split('/')[-1]}" if train else network)
 
 
-def _base_link(record: dict[str, Any]) -> _Markdown | str | None:
+def _base_link(record: dict[str, Any]) -> Markdown | str | None:
     base = _base(record)
     if base is None:
         checkpoint = ((record.get("config") or {}).get("model") or {}).get("checkpoint")
         return f"the local checkpoint {checkpoint}" if checkpoint else None
     repository, revision = base
-    at = f" at `{_escape(revision)}`" if revision else ""
-    return _Markdown(f"[{_escape(repository)}](https://huggingface.co/{repository}){at}")
+    at = f" at `{escape(revision)}`" if revision else ""
+    return Markdown(f"[{escape(repository)}](https://huggingface.co/{repository}){at}")
 
 
-def _link(part: dict[str, Any]) -> _Markdown | str:
+def _link(part: dict[str, Any]) -> Markdown | str:
     name = part.get("name") or "unnamed images"
     if _on_the_hub(part) and HUB_ID.fullmatch(name):
-        return _Markdown(f"[{_escape(name)}](https://huggingface.co/datasets/{name})")
+        return Markdown(f"[{escape(name)}](https://huggingface.co/datasets/{name})")
     return name
 
 
@@ -311,25 +316,6 @@ def _count(number: Any) -> str | None:
 
 
 # --------------------------------------------------------------------------------------------------------- escaping
-
-
-class _Markdown(str):
-    """Text that is Markdown already and goes into the card as it is."""
-
-
-def _environment() -> Any:
-    import jinja2
-
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("hf_vitstudy", "templates"),
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-        autoescape=False,  # escapes HTML only; this escapes Markdown too
-        finalize=lambda value: value if isinstance(value, _Markdown) else _escape(str(value)),
-    )
-    environment.filters["code"] = _code
-    return environment
 
 
 def _clean(value: Any) -> Any:
@@ -345,30 +331,7 @@ def _clean(value: Any) -> Any:
     return TOKEN.sub("hf_…", value)
 
 
-def _plain(text: Any) -> str:
-    """One line of bounded length; what cannot be printed, such as a reversal of the direction of writing, becomes �."""
-    words = "".join(sign if sign.isprintable() or sign.isspace() else "\ufffd" for sign in str(text)).split()
-    line = " ".join(words)
-    return line if len(line) <= LONGEST_NAME else line[: LONGEST_NAME - 1] + "…"
-
-
-def _escape(text: str) -> str:
-    """Text that Markdown and HTML show as it is. Character references, unlike backslashes, hold in tables too."""
-    return MARKUP.sub(lambda match: f"&#{ord(match[0])};", _plain(text))
-
-
-def _code(text: str, language: str) -> _Markdown:
-    """A block of code; its fence is longer than any row of backticks inside."""
-    longest = max((len(row) for row in re.findall("`+", text)), default=0)
-    fence = "`" * max(3, longest + 1)
-    return _Markdown(f"{fence}{language}\n{text.rstrip()}\n{fence}")
-
-
 def _yaml(config: dict[str, Any]) -> str:
     import yaml
 
     return yaml.safe_dump(config, sort_keys=False, allow_unicode=True, width=10_000)
-
-
-def _tidy(text: str) -> str:
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"

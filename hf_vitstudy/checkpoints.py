@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import re
@@ -244,6 +245,9 @@ def load_checkpoint(
         "processor": {key: value for key, value in processor.to_dict().items() if _is_plain(value)},
         "memory_format": "contiguous",
         "classes": _classes(network, config),
+        "config": _settings(config),
+        "files": _file_hashes(Path(name)) if folder and untrained is None else {},
+        "training": _training(name, revision) if untrained is None else None,
     }
     shown = Path(name).resolve().name if folder else name
     if untrained is not None:
@@ -467,6 +471,43 @@ def _classes(network: nn.Module, config: Any) -> list[str] | None:
         return None  # not told by `base_model`: some networks without a head keep their blocks in a part of that name
     names = config.id2label or {}
     return [str(names.get(index, f"LABEL_{index}")) for index in range(config.num_labels)]
+
+
+SAID_ELSEWHERE = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "problem_type", "auto_map")
+MADE_BY_US = ("config", "data", "steps", "total_steps", "selected_step", "checkpoint_sha256", "metrics", "config_sha256")
+RECORD = "training.json"
+
+
+def _settings(config: Any) -> dict[str, Any]:
+    """What shapes the network, as its configuration says it; by these settings two checkpoints are told apart."""
+    found = {key: value for key, value in config.to_dict().items() if key not in SAID_ELSEWHERE and key[0] != "_"}
+    return {key: value for key, value in sorted(found.items()) if _is_plain(value) and value is not None}
+
+
+def _file_hashes(folder: Path) -> dict[str, str]:
+    """sha256 of each file of weights in a folder: how a network fine-tuned from it names its origin."""
+    found = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        with open(path, "rb") as file:
+            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
+
+
+def _training(name: str, revision: str | None) -> dict[str, Any] | None:
+    """What the recipe that trained a checkpoint wrote beside it; None where there is none of ours."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError
+
+    path = Path(name) / RECORD
+    try:
+        if not Path(name).is_dir():
+            path = Path(hf_hub_download(name, RECORD, revision=revision))
+        record = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, EntryNotFoundError, HfHubHTTPError, LocalEntryNotFoundError):
+        return None  # somebody else's training, or a Hub that cannot be asked
+    if not isinstance(record, dict) or not isinstance(record.get("config"), dict):
+        return None
+    return {key: record[key] for key in MADE_BY_US if key in record and _is_plain(record[key])}
 
 
 def _is_plain(value: Any) -> bool:

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import sys
+import textwrap
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,7 @@ from .errors import StudyError
 if TYPE_CHECKING:
     import xarray as xr
 
-    from .claims import Judgement
+    from .claims import Control, Judgement
 
 app = typer.Typer(
     name="vitstudy",
@@ -264,8 +265,13 @@ def compare(
 
 @app.command()
 def judge(
-    profiles: ProfilesArgument,
+    profiles: Annotated[
+        list[Path] | None, typer.Argument(help="Folders written by `vitstudy measure`; none to --explain alone.")
+    ] = None,
     only: Annotated[str | None, typer.Option("--claims", help="Comma-separated ids, such as R-1,P-F1.")] = None,
+    told: Annotated[
+        str | None, typer.Option("--explain", help="Ids of claims to explain: statistic, margin, what refutes them.")
+    ] = None,
     draws: DrawsOption = 1000,
     seed: SeedOption = 0,
     out: Annotated[Path | None, typer.Option("--json", help="Write the judgements to a JSON file.")] = None,
@@ -273,16 +279,93 @@ def judge(
     """Judge the papers' claims on one or more profiles of the same images.
 
     Example: vitstudy judge profiles/vit-base-patch16-224 profiles/resnet-50 --json claims.json
+    What a claim says and how to measure what it needs: vitstudy judge --explain P-F1
     """
-    from .claims import choose_claims
+    from .claims import choose_claims, explain
     from .claims import judge as judge_
     from .profile import load_profile
 
-    claims = choose_claims(only.split(",") if only else None)
-    judgements = judge_(*[load_profile(folder) for folder in profiles], claims=claims, draws=draws, seed=seed)
-    _print_judgements(judgements)
+    explained = choose_claims(_ids(told)) if told else []
+    if not profiles and not explained:
+        raise StudyError("judge needs at least one profile, got none; or --explain ID for what a claim says")
+    judgements: list[Judgement] = []
+    if profiles:
+        claims = explained if explained and not only else choose_claims(_ids(only))
+        judgements = judge_(*[load_profile(folder) for folder in profiles], claims=claims, draws=draws, seed=seed)
+    for claim in explained:
+        typer.echo(f"{claim.id}\n{_described(explain(claim))}\n")
+    if judgements:
+        _print_judgements(judgements)
     if out is not None:
         out.write_text(json.dumps([judgement.to_dict() for judgement in judgements], indent=1, ensure_ascii=False))
+
+
+@app.command()
+def study(
+    folder: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder with profiles in any nesting, and study.json; or the results.json of an earlier study."
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder of the results, figures and sketches.")] = Path("study"),
+    only: Annotated[str | None, typer.Option("--claims", help="Comma-separated ids, such as R-1,P-F1.")] = None,
+    pairs: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Stop, and say so, where more pairs of checkpoints would be judged: K of them are K² pairs."
+        ),
+    ] = 2000,
+    one_seed: Annotated[
+        bool,
+        typer.Option(
+            "--one-seed", help="Judge one checkpoint of every recipe, of the lowest seed; the result names the others."
+        ),
+    ] = False,
+    findings: Annotated[Path | None, typer.Option(help="Also write the findings, as Markdown, to this file.")] = None,
+    commentary: Annotated[
+        Path | None, typer.Option(help="Markdown with a heading `## ID` and a paragraph without numbers per claim.")
+    ] = None,
+    near: Annotated[
+        str | None, typer.Option("--nearest", help="Only list the blocks most like one, as in resnet-50:block03.")
+    ] = None,
+    draws: DrawsOption = 1000,
+    seed: SeedOption = 0,
+    permutations: Annotated[
+        int, typer.Option(min=0, help="Shuffles of the null beside every statistic of CKA.")
+    ] = 200,
+) -> None:
+    """Judge the claims on all checkpoints of a folder, and say what they come to over checkpoints.
+
+    An interval over images speaks about two networks. Here effects are averaged over seeds and recipes, and their interval is
+    over these; where there is one pair of checkpoints, it says so. Profiles are read one by one, whatever their number.
+
+    Example: vitstudy study profiles --out study --findings FINDINGS.md
+    Again, from the stored result alone: vitstudy study study/results.json --findings FINDINGS.md
+    """
+    from .claims import choose_claims
+    from .figures import save_study_figures
+    from .findings import write_findings
+    from .study import Settings, load_study, make_study
+
+    if near is not None:
+        _print_nearest(folder, out, near)
+        return
+    if folder.is_file():
+        result, out = load_study(folder), folder.parent
+    else:
+        claims = tuple(choose_claims(_ids(only)))
+        settings = Settings(claims, draws, seed, permutations, pairs, one_seed)
+        result = make_study(folder, out, settings)
+        _print_agreements(result)
+    figures = save_study_figures(out / "figures", result)
+    typer.echo(f"{len(result['checkpoints'])} checkpoints, {len(result['judgements'])} judgements -> {out}")
+    if findings is not None:
+        typer.echo(f"findings -> {write_findings(result, findings, figures=figures, commentary=commentary)}")
+
+
+def _ids(text: str | None) -> list[str] | None:
+    return [name.strip() for name in text.split(",") if name.strip()] if text else None
 
 
 @app.command()
@@ -350,19 +433,89 @@ def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str, measure: st
 
 
 def _print_judgements(judgements: list[Judgement]) -> None:
-    rows = []
-    for judgement in judgements:
-        claim, estimate = judgement.claim, judgement.estimate
-        effect = f"{estimate} {claim.unit}" if estimate else judgement.note
-        n = estimate.n if estimate else ""
-        checkpoints = " / ".join(judgement.checkpoints)
-        rows.append(
-            (claim.id, claim.text, judgement.verdict, effect, f"{claim.margin:g}", n, checkpoints, claim.source)
-        )
-    heads = ("id", "claim", "verdict", "effect [95 %]", "margin", "n", "checkpoint", "source")
-    _print_table("claims", heads, rows)
+    """Verdicts, below them what they rest on: the controls of CKA claims, and what makes a statistic say less."""
+    heads = ("claim", "effect [95 %]", "margin", "n", "verdict", "p (Holm)", "checkpoints", "conditions")
+    _print_table("claims", heads, [_judgement_row(judgement) for judgement in judgements])
+    controls = [
+        (judgement.claim.id, " / ".join(judgement.checkpoints), control.name, _interval(control), control.text)
+        for judgement in judgements
+        for control in judgement.controls
+    ]
+    if controls:
+        typer.echo("")
+        _print_table("controls", ("claim", "checkpoints", "control", "effect there [range]", "what it says"), controls)
     for warning in dict.fromkeys(text for judgement in judgements for text in judgement.warnings):
         typer.echo(f"\nread with care: {warning}")
+
+
+def _judgement_row(judgement: Judgement) -> tuple:
+    from .agreement import counted
+
+    claim, estimate = judgement.claim, judgement.estimate
+    verdict = str(judgement.verdict)
+    if estimate and judgement.alone != judgement.verdict:
+        verdict += f" (alone: {judgement.alone})"
+    return (
+        f"{claim.id}: {claim.text} ({claim.source})",
+        f"{estimate} {claim.unit}" if estimate else judgement.note,
+        f"{claim.margin:g}",
+        counted(estimate.n, estimate.unit_resampled) if estimate else "",
+        verdict,
+        "" if np.isnan(judgement.p_holm) else f"{judgement.p_holm:.2g}",
+        " / ".join(judgement.checkpoints),
+        textwrap.shorten(claim.conditions, 70, placeholder=" …"),
+    )
+
+
+def _interval(control: Control) -> str:
+    if np.isnan(control.value):
+        return "undefined"
+    ends = "" if np.isnan(control.low) else f" [{control.low:.3g}, {control.high:.3g}]"
+    return f"{control.value:.3g}{ends}"
+
+
+def _described(texts: dict[str, str]) -> str:
+    """Headings and texts in two columns."""
+    pad = max(map(len, texts)) + 4
+    return "\n".join(
+        textwrap.fill(text, 120, initial_indent=f"  {head:<{pad - 2}}", subsequent_indent=" " * pad)
+        for head, text in texts.items()
+    )
+
+
+def _print_agreements(result: dict[str, Any]) -> None:
+    """Per claim what all checkpoints come to, and what kept it from being judged."""
+    rows = []
+    for claim in result["claims"]:
+        if "agreement" not in claim:
+            rows.append((f"{claim['id']}: {claim['text']}", "", "", "not judged", claim["reason"]))
+            continue
+        agreement = claim["agreement"]
+        counts = ", ".join(f"{count} {name}" for name, count in agreement["counts"].items() if count)
+        verdict = agreement["verdict"] if agreement["estimate"]["low"] is not None else "no interval"
+        effect = f"{_effect(agreement['estimate'])} {claim['unit']}"
+        rows.append((f"{claim['id']}: {claim['text']}", effect, agreement["over"], verdict, counts))
+    heads = ("claim", "mean effect [95 %]", "over", "verdict", "choices of checkpoints")
+    _print_table(f"{result['title']}: claims over checkpoints", heads, rows)
+    for each in result["left_out"]:
+        typer.echo(f"left out {each['key']}: {each['reason']}")
+
+
+def _effect(estimate: dict[str, Any]) -> str:
+    """Of a stored estimate, whose undefined ends are null."""
+    ends = "" if estimate["low"] is None else f" [{estimate['low']:.3g}, {estimate['high']:.3g}]"
+    return f"{estimate['value']:.3g}{ends}"
+
+
+def _print_nearest(folder: Path, out: Path, near: str) -> None:
+    from .study import nearest
+
+    checkpoint, _, block = near.rpartition(":")
+    if not checkpoint:
+        raise StudyError(f"--nearest must be CHECKPOINT:BLOCK, got {near!r}")
+    hits = nearest(folder, out, checkpoint, block)
+    rows = [(key, hit.block, f"{hit.cka:.3f} [{hit.low:.3f}, {hit.high:.3f}]") for key, hit in hits]
+    _print_table(f"blocks most like {block} of {checkpoint}", ("checkpoint", "block", "CKA [95 %]"), rows)
 
 
 def _write_maps(path: Path, maps: dict[str, xr.Dataset]) -> None:

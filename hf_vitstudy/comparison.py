@@ -39,12 +39,14 @@ class Comparison:
         rows: what the rows after the first of `cka_draws` are: ``bootstrap`` draws; CKA ``without`` each image;
             ``shuffled``, with the images of the second network in another order in every row, the null hypothesis; or none
             after ``plain`` CKA, whose HSIC is not debiased.
+        beside: `a` with a third profile, on the same draws; None where there are two.
     """
 
     a: Profile
     b: Profile
     resampling: Resampling
     rows: str = "bootstrap"
+    beside: Comparison | None = None
 
     def cka(
         self,
@@ -101,15 +103,19 @@ class Comparison:
             return np.concatenate([cross.cka()[None], cross.without_each_image()])
         if self.rows == "plain":
             return _plain_cka(self._profile(rows), self._profile(columns), view)[None]
-        return cross.shuffled(self.resampling.draws, self.resampling.seed)
+        key = of, view, deconfounded, self.resampling
+        if key not in self._shuffles:  # dear, and several statistics ask for the same
+            self._shuffles[key] = cross.shuffled(self.resampling.draws, self.resampling.seed)
+        return self._shuffles[key].copy()
 
     def with_rows(self, rows: str, draws: int | None = None) -> Comparison:
         """The same comparison whose `cka_draws` hold other rows; what was computed is shared."""
         if rows not in ("bootstrap", "without", "shuffled", "plain"):
             raise StudyError(f"rows must be 'bootstrap', 'without', 'shuffled' or 'plain', got {rows!r}")
         resampling = self.resampling if draws is None else replace(self.resampling, draws=draws)
-        other = replace(self, rows=rows, resampling=resampling)
-        other.__dict__["_cache"] = self._cache
+        beside = self.beside.with_rows(rows, draws) if self.beside else None
+        other = replace(self, rows=rows, resampling=resampling, beside=beside)
+        other.__dict__.update(_cache=self._cache, _shuffles=self._shuffles)
         return other
 
     def similarity(
@@ -187,6 +193,13 @@ class Comparison:
         Raises:
             StudyError: one stage only, or no distance with both kinds of pairs.
         """
+        rows = self.block_structure_draws(of, view, parts=parts, same_distance=same_distance)
+        return self.resampling.estimate(rows, level)
+
+    def block_structure_draws(
+        self, of: str = "aa", view: str = "flatten", *, parts: int = 0, same_distance: bool = False
+    ) -> np.ndarray:
+        """`block_structure` of the images as they are and of every further row of `cka_draws`, (1 + draws,)."""
         rows, columns = self._sides(of)
         if rows != columns:
             raise StudyError(f"block structure is of one network: of must be 'aa' or 'bb', got {of!r}")
@@ -205,7 +218,7 @@ class Comparison:
             raise StudyError(
                 f"{self._profile(rows).name} has no pairs of blocks within and across stages; give parts=4"
             )
-        return self.resampling.estimate(contrast, level)
+        return contrast
 
     def matches(self, of: str = "ab", view: str = "flatten", level: float = 0.95) -> xr.Dataset:
         """For every block of the second network (column) the most similar block of the first, and how deep it lies.
@@ -301,6 +314,10 @@ class Comparison:
 
     @cached_property
     def _cache(self) -> dict[tuple[str, bool], Kernels]:
+        return {}
+
+    @cached_property
+    def _shuffles(self) -> dict[tuple[str, str, bool, Resampling], np.ndarray]:
         return {}
 
 

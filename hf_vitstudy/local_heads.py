@@ -26,6 +26,7 @@ class LocalHeads:
         cumulative: the most local head, the two most local, and so on to all of them.
         trend: Spearman's correlation, over the sliding subsets, of their attention distance with their CKA (mean over early
             blocks); -1 where each more global subset is less like B. Percentile interval over images.
+        lead: CKA (mean over early blocks) of the most local sliding subset less that of the most global one.
 
     Both datasets hold (subset, column) arrays ``cka``, ``low`` and ``high`` (jackknife over images), and (subset,) ``distance``
     in pixels and ``heads``, such as ``2 0 1``. NaN marks a block that is the same for every image.
@@ -34,6 +35,7 @@ class LocalHeads:
     sliding: xr.Dataset
     cumulative: xr.Dataset
     trend: Estimate
+    lead: Estimate
 
 
 def local_heads(
@@ -81,10 +83,12 @@ def local_heads(
     )
     reach = resampling.mean(distances)
     distance = np.stack([reach[:, heads].mean(1) for heads in sliding], axis=1)
+    alike = _mean_over_blocks(cross.draws(resampling))
     return LocalHeads(
         _table(cross, sliding, distances.mean(0), blocks, level),
         _table(of_more, cumulative, distances.mean(0), blocks, level),
-        resampling.estimate(spearman(distance, _mean_over_blocks(cross.draws(resampling))), level),
+        resampling.estimate(spearman(distance, alike), level),
+        resampling.estimate(alike[:, 0] - alike[:, -1], level),
     )
 
 

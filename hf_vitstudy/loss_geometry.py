@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from .profile import Profile
-from .stats import Estimate, Resampling, percentile
+from .stats import Estimate, Resampling, jackknifed, percentile
 
 
 def largest_by_magnitude(profile: Profile) -> np.ndarray:
@@ -25,46 +25,70 @@ def largest_by_magnitude(profile: Profile) -> np.ndarray:
     return np.take_along_axis(both, order, axis=1)
 
 
-def hessian_statistics(
-    profile: Profile, *, draws: int = 1000, seed: int = 0, level: float = 0.95
-) -> dict[str, Estimate]:
+def hessian_statistics(profile: Profile, *, level: float = 0.95) -> dict[str, Estimate]:
     """What the eigenvalues say, each with an interval over mini-batches.
+
+    Student's interval from leaving out one mini-batch after another. With eight of three simulated populations it holds the
+    truth in 94 to 95 % of studies for the means and in 92 to 98 % for the others; percentiles of a bootstrap hold the mean in
+    87 to 89 %.
 
     Returns:
         ``largest`` and ``smallest``: mean over mini-batches of the largest and of the smallest eigenvalue.
         ``asymmetry``: minus the smallest / the largest; 0 for a convex loss, 1 where both ends are alike.
         ``negative_proportion``: NEP of Park & Kim 2022, the share of negative ones among the k largest by magnitude. It says
         which sign dominates: it rises as well when positive curvature shrinks.
-        ``positive_mean``: APE, the mean of the positive ones among these; NaN where there is none.
+        ``positive_mean``: APE, the mean of the positive ones among these; NaN where there is none, and no interval where all
+        are of one mini-batch.
 
     Raises:
         StudyError: not measured, or fewer than two mini-batches.
     """
-    top, bottom = profile["hessian_top"].values[:, 0], profile["hessian_bottom"].values[:, 0]
-    resampling = Resampling(len(top), draws, seed)
+    rows = without_each_batch(profile)
+    least = {"negative_proportion": least_share_error(profile) ** 2}
+    return {name: over_batches(values, level, extra=least.get(name, 0.0)) for name, values in rows.items()}
+
+
+def over_batches(rows: np.ndarray, level: float = 0.95, *, extra: float = 0.0) -> Estimate:
+    """The estimate of rows (1 + batches,) of any function of `without_each_batch`; `extra` variance is added."""
+    return jackknifed(float(rows[0]), rows[1:], level, unit="mini-batch", extra=extra)
+
+
+def least_share_error(profile: Profile) -> float:
+    """What one eigenvalue of one mini-batch changes in the share of negative ones.
+
+    Added to the share's standard error: where all eigenvalues of all mini-batches are of one sign, leaving one out changes
+    nothing, which is no proof that none has the other sign.
+    """
+    return 1 / max(int(np.isfinite(largest_by_magnitude(profile)).sum()), 1)
+
+
+def without_each_batch(profile: Profile) -> dict[str, np.ndarray]:
+    """The statistics of `hessian_statistics` on all mini-batches and with each left out, (1 + batches,) each."""
     pooled = largest_by_magnitude(profile)
-    known = np.isfinite(pooled)  # a run of few products leaves some unknown
-    positive = pooled > 0
-    largest, smallest = resampling.mean(top), resampling.mean(bottom)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        share = resampling.mean(positive.mean(1)) / resampling.mean(known.mean(1))
-        positive_mean = resampling.mean(np.where(positive, pooled, 0).mean(1)) / resampling.mean(positive.mean(1))
-        asymmetry = -smallest / largest
-    rows = {
-        "largest": largest,
-        "smallest": smallest,
-        "asymmetry": asymmetry,
-        "negative_proportion": 1 - share,
-        "positive_mean": positive_mean,
+    top, bottom = _sums(profile["hessian_top"].values[:, 0]), _sums(profile["hessian_bottom"].values[:, 0])
+    batches, known = _sums(np.ones(len(pooled))), _sums(np.isfinite(pooled).sum(1))  # a short run leaves some unknown
+    whole = np.isfinite(profile["hessian_top"].values[:, 0] + profile["hessian_bottom"].values[:, 0])
+    above = _sums(
+        np.where(whole, (pooled > 0).sum(1), np.nan)
+    )  # without an end there is no saying which are the largest
+    height = _sums(np.where(pooled > 0, pooled, 0).sum(1))
+    return {
+        "largest": _ratio(top, batches),
+        "smallest": _ratio(bottom, batches),
+        "asymmetry": _ratio(-bottom, top),
+        "negative_proportion": 1 - _ratio(above, known),
+        "positive_mean": _ratio(height, above),
     }
-    return {name: _estimate(values, len(top), level) for name, values in rows.items()}
 
 
-def _estimate(rows: np.ndarray, n: int, level: float) -> Estimate:
-    tail = (1 - level) / 2
-    known = rows[1:][np.isfinite(rows[1:])]
-    low, high = np.quantile(known, [tail, 1 - tail]) if len(known) else (np.nan, np.nan)
-    return Estimate(float(rows[0]), float(low), float(high), n, level, "mini-batch")
+def _ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """NaN, and no warning, where the denominator is zero."""
+    return np.divide(numerator, denominator, out=np.full(len(numerator), np.nan), where=denominator != 0)
+
+
+def _sums(values: np.ndarray) -> np.ndarray:
+    """The sum of all, and without each: (1 + n,)."""
+    return np.append(values.sum(), values.sum() - values).astype(np.float64)
 
 
 def density(profile: Profile, at: np.ndarray, width: float) -> np.ndarray:

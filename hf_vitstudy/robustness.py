@@ -92,6 +92,15 @@ def drop_difference(
 
 def _difference(a: Profile, b: Profile, name: str, draws: int, seed: int) -> tuple[np.ndarray, tuple, dict]:
     """Rows (1 + draws, ...) of drop(a) - drop(b) on common draws, the axes and their coordinates."""
+    require_alike(a, b, name)
+    values = drops(a, name) - drops(b, name)
+    variable = a[f"{name}_correct"]
+    axes = variable.dims[1:]
+    return Resampling(len(values), draws, seed).mean(values), axes, {axis: variable.coords[axis] for axis in axes}
+
+
+def require_alike(a: Profile, b: Profile, name: str) -> None:
+    """Raise StudyError unless both were asked under the same intervention, on the same images and with the same options."""
     if a.images_sha256 != b.images_sha256:
         raise StudyError(f"{a.name} and {b.name} were measured on different images; measure both with the same ones")
     variables = [profile[f"{name}_correct"] for profile in (a, b)]
@@ -105,9 +114,12 @@ def _difference(a: Profile, b: Profile, name: str, draws: int, seed: int) -> tup
     if variables[0].shape != variables[1].shape:
         shapes = " and ".join(str(variable.shape) for variable in variables)
         raise StudyError(f"{name} of {a.name} and {b.name} has shapes {shapes}; measure both with the same options")
-    values = drops(a, name) - drops(b, name)
-    axes = variables[0].dims[1:]
-    return Resampling(len(values), draws, seed).mean(values), axes, {axis: variables[0].coords[axis] for axis in axes}
+    for axis in variables[0].dims[1:]:
+        places = [variable.coords[axis].values.tolist() for variable in variables]
+        if places[0] != places[1]:
+            raise StudyError(
+                f"{a.name} and {b.name} were measured with different {axis} ({places[0]}; {places[1]}); measure both alike"
+            )
 
 
 @dataclass(frozen=True)

@@ -124,9 +124,9 @@ def jackknifed(
     """
     n = len(without)
     if n < 2:
-        raise StudyError(f"an interval needs at least 2 {unit}s, got {n}; measure more")
+        raise StudyError(f"an interval needs more than one {unit}, got {n}; measure more")
     error = math.sqrt((n - 1) / n * float(((without - without.mean()) ** 2).sum()) + extra)
-    return _student(estimate, error, n - 1, n, level, unit)
+    return student(estimate, error, n - 1, n, level, unit)
 
 
 def mean_of(values: np.ndarray, level: float = 0.95, *, unit: str = "seed") -> Estimate:
@@ -134,7 +134,7 @@ def mean_of(values: np.ndarray, level: float = 0.95, *, unit: str = "seed") -> E
     n = len(values)
     if n < 2:
         return Estimate(float(np.mean(values)) if n else math.nan, math.nan, math.nan, n, level, unit)
-    return _student(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n), n - 1, n, level, unit)
+    return student(float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(n), n - 1, n, level, unit)
 
 
 def crossed_mean(values: np.ndarray, level: float = 0.95, *, unit: str = "checkpoint") -> Estimate:
@@ -154,10 +154,13 @@ def crossed_mean(values: np.ndarray, level: float = 0.95, *, unit: str = "checkp
     error = math.sqrt(sum(parts))
     spread = sum(part**2 / (count - 1) for part, count in zip(parts, (m, n), strict=True))
     freedom = sum(parts) ** 2 / spread if spread else math.inf
-    return _student(value, error, freedom, min(m, n), level, unit)
+    return student(value, error, freedom, min(m, n), level, unit)
 
 
-def _student(value: float, error: float, freedom: float, n: int, level: float, unit: str) -> Estimate:
+def student(
+    value: float, error: float, freedom: float, n: int, level: float = 0.95, unit: str = "image"
+) -> Estimate:
+    """A number whose standard error and degrees of freedom are known, with Student's interval."""
     from scipy.special import stdtrit
 
     half = float(stdtrit(min(freedom, 1e9), (1 + level) / 2)) * error

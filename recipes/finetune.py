@@ -82,7 +82,7 @@ from hf_vitstudy.training.resume import (
     write_checkpoint,
     write_record,
 )
-from hf_vitstudy.training.settings import Config, config_sha256, identity, read_config
+from hf_vitstudy.training.settings import Config, ProfileConfig, config_sha256, identity, read_config
 
 
 # --------------------------------------------------------------------------------------------------------------- data
@@ -163,6 +163,8 @@ def evaluate(
 ) -> dict[str, float]:
     """Metrics of `hf_vitstudy.metrics.summarise`, exactly those of a single process whatever the number of processes.
 
+    And ``nll_error``, the standard error of ``nll`` over images.
+
     Processes take whole batches in turn, so that every image is seen among the same others, and once. `model` is the unwrapped
     one: processes may have different numbers of batches, and DDP would wait for the missing one.
     """
@@ -182,7 +184,8 @@ def evaluate(
     model.train()
     *totals, counted = accelerator.reduce(found, "sum").cpu().numpy()
     assert (counted == 1).all(), "every image is counted exactly once"
-    return summarise(**dict(zip(SCORES, totals, strict=True)))
+    scores = dict(zip(SCORES, totals, strict=True))
+    return summarise(**scores) | {"nll_error": float(scores["nll"].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0}
 
 
 def exact(device: torch.device) -> torch.dtype:
@@ -292,11 +295,14 @@ def save_output(folder: Path, model: Any, processor: Any, record: dict[str, Any]
     write_record(folder, record)
 
 
-def save_profile(folder: Path, model: Any, processor: Any, config: Config, step: int) -> None:
-    """A profile of the network at this step; the network passes through `from_pretrained` like any other checkpoint."""
+def save_profile(folder: Path, model: Any, processor: Any, config: Config, record: dict[str, Any]) -> None:
+    """A profile of the network at a step; the network passes through `from_pretrained` like any other checkpoint.
+
+    `record` is what is known of the run so far: its settings, data, ``steps`` done and ``total_steps``.
+    """
     from hf_vitstudy import load_profile, measure
 
-    wanted, target = config.profile, folder / PROFILES / f"step_{step:09d}"
+    wanted, target = config.profile, folder / PROFILES / f"step_{record['steps']:09d}"
     assert wanted is not None, "called where profiles are asked for"
     try:
         load_profile(target)
@@ -306,14 +312,22 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, step:
     device, options = next(model.parameters()).device, {"analyses": wanted.analyses} if wanted.analyses else {}
     passing = folder / PROFILES / ".network"
     shutil.rmtree(passing, ignore_errors=True)  # of a killed run
-    checkpoint = passing / f"{folder.name}-step{step}"
+    checkpoint = passing / f"{folder.name}-step{record['steps']}"
     model.save_pretrained(checkpoint)
     processor.save_pretrained(checkpoint)
+    write_record(checkpoint, record)
     options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
     measure(checkpoint, wanted.images, alone=True, **options).save(
         target
     )  # the other processes wait in their next step
     shutil.rmtree(passing)
+
+
+def due(wanted: ProfileConfig, step: int, steps_per_epoch: int) -> bool:
+    """Whether a profile is asked for after this many steps."""
+    if wanted.at is None:
+        return step % (wanted.every * steps_per_epoch) == 0
+    return step in [round(epoch * steps_per_epoch) for epoch in wanted.at]
 
 
 class Choice:
@@ -409,11 +423,11 @@ def main(arguments: list[str] | None = None) -> None:
 
     # Profiles of another run, or of other images, are none of this one; the network has not learned yet.
     folder.mkdir(parents=True, exist_ok=True)
-    watched = asdict(config.profile) | {"every": None} if config.profile else None
+    watched = asdict(config.profile) | {"every": None, "at": None} if config.profile else None
     if accelerator.is_main_process and (state is None or watched not in (None, state["watched"])):
         shutil.rmtree(folder / PROFILES, ignore_errors=True)
-    if config.profile and accelerator.is_main_process:
-        save_profile(folder, network, processor, config, 0)
+    if config.profile and due(config.profile, 0, schedule.steps_per_epoch) and accelerator.is_main_process:
+        save_profile(folder, network, processor, config, run | {"steps": 0, "total_steps": schedule.steps})
 
     # Where an earlier start was killed, go on from its newest complete checkpoint.
     # sums of loss, correct, images since the last line of the log; in 64 bits, so that their order does not matter
@@ -487,7 +501,7 @@ def main(arguments: list[str] | None = None) -> None:
         last = done == schedule.steps
         log_now, save_now = last or done % config.log_every == 0, not last and done % config.checkpoint_every == 0
         test_now = last or done % (config.eval_every * schedule.steps_per_epoch) == 0
-        profile_now = config.profile and done % (config.profile.every * schedule.steps_per_epoch) == 0
+        profile_now = config.profile and due(config.profile, done, schedule.steps_per_epoch)
         if log_now or save_now or test_now or profile_now:
             guard.check(accelerator, schedule, data.rows)
         if log_now:
@@ -507,8 +521,9 @@ def main(arguments: list[str] | None = None) -> None:
             accelerator.log({f"{name}/{key}": value for key, value in metrics[name].items()}, step=done)
             shown |= {name: f"{metrics[name]['accuracy']:.3f}"}
             choice.see(metrics[name], done, network)
-        if config.profile and (profile_now or last or choice.enough) and accelerator.is_main_process:
-            save_profile(folder, network, processor, config, done)
+        at_the_end = config.profile and config.profile.at is None and (last or choice.enough)
+        if (profile_now or at_the_end) and accelerator.is_main_process:
+            save_profile(folder, network, processor, config, run | {"steps": done, "total_steps": schedule.steps})
         if choice.enough:
             break
         if save_now:
@@ -540,6 +555,8 @@ def main(arguments: list[str] | None = None) -> None:
             for part, pictures in (("holdout", data.held), ("test", data.test))
         }
         log(step=done, epoch=done / schedule.steps_per_epoch, selected=chosen, **metrics)
+    if config.eval_train:
+        metrics["train"] = evaluate(accelerator, network, data.train, normalise, config)
     if accelerator.is_main_process:
         record = run | {
             "config_sha256": config_sha256(config),
@@ -549,6 +566,7 @@ def main(arguments: list[str] | None = None) -> None:
             "selected_step": chosen,
             "parameters": sum(parameter.numel() for parameter in plain.parameters()),
             "steps": done,
+            "total_steps": done,  # of a run that ended early too: there is no more to come
             "processes": world,
             "device": device.type,
             "versions": versions(),

@@ -352,6 +352,137 @@ def test_sides_are_a_and_b(call):
         getattr(compare(profile, profile), call)("ac")
 
 
+# -------------------------------------------------------------------------------------------------------- other rows
+
+
+def shuffled_features(Y: list[np.ndarray], block: int, draws: int, seed: int = 0) -> list[list[np.ndarray]]:
+    """Y with the images of every batch in another order, the same for all blocks of a draw."""
+    rng = np.random.default_rng(seed)
+    n, found = len(Y[0]), []
+    for _ in range(draws):
+        order = np.arange(n)
+        for start in range(0, n, block):
+            here = order[start : start + block].copy()
+            if len(here) >= 4:
+                order[start : start + block] = here[rng.permutation(len(here))]
+        found.append([y[order] for y in Y])
+    return found
+
+
+@pytest.mark.parametrize("n", [32, 38, 34], ids=["whole batches", "a short last batch", "a last batch too short"])
+def test_rows_of_shuffled_images_are_the_oracle_of_shuffled_features(n):
+    comparison, X, Y = pair_of(n)
+    found = comparison.with_rows("shuffled", 6).cka_draws("ab")
+    assert found.shape == (7, 4, 3)
+    np.testing.assert_allclose(found[0], oracle_map(X, Y, 16), atol=1e-5)
+    for row, shuffled in zip(found[1:], shuffled_features(Y, 16, 6), strict=True):
+        np.testing.assert_allclose(row, oracle_map(X, shuffled, 16), atol=2e-5)
+
+
+@pytest.mark.parametrize("of", ["aa", "bb", "ba"])
+def test_any_side_can_be_shuffled(of):
+    comparison, X, Y = pair_of(32)
+    first, second = ({"a": X, "b": Y}[side] for side in of)
+    found = comparison.with_rows("shuffled", 3).cka_draws(of)
+    for row, shuffled in zip(found[1:], shuffled_features(second, 16, 3), strict=True):
+        np.testing.assert_allclose(row, oracle_map(first, shuffled, 16), atol=2e-5)
+
+
+def test_shuffles_are_kept_and_cannot_be_spoilt():
+    comparison, _, _ = pair_of(32)
+    null = comparison.with_rows("shuffled", 4)
+    first = null.cka_draws()
+    kept = first.copy()
+    first[:] = 7
+    assert np.array_equal(comparison.with_rows("shuffled", 4).cka_draws(), kept)
+    assert len(comparison.with_rows("shuffled", 9).cka_draws()) == 10
+    np.testing.assert_allclose(null.cka_draws("bb")[0], comparison.cka_draws("bb")[0], atol=1e-6)
+    other = compare(comparison.a, comparison.b, draws=50, seed=1).with_rows("shuffled", 4).cka_draws()
+    assert not np.allclose(other[1:], kept[1:])
+
+
+def test_rows_without_each_image_are_the_oracle_s():
+    comparison, X, Y = pair_of(34)
+    found = comparison.with_rows("without").cka_draws("ab")
+    assert found.shape == (33, 4, 3), "two images of 34 are in no batch"
+    np.testing.assert_allclose(found[0], oracle_map(X, Y, 16), atol=1e-5)
+    for image in (0, 17, 31):
+        brute = [[minibatch_cka_without(x, y, 16, image) for y in Y] for x in X]
+        np.testing.assert_allclose(found[1 + image], brute, atol=2e-5)
+
+
+def biased_hsic(X: np.ndarray, Y: np.ndarray, block: int) -> float:
+    """tr(K H L H) of Gretton et al. 2005, with H written out, summed over batches of at least four."""
+    total = 0.0
+    for start in range(0, len(X), block):
+        x, y = (v[start : start + block].astype(np.float64) for v in (X, Y))
+        n = len(x)
+        if n >= 4:
+            H = np.eye(n) - 1 / n
+            total += np.trace(x @ x.T @ H @ y @ y.T @ H)
+    return total
+
+
+@pytest.mark.parametrize("n", [64, 70, 66], ids=["whole batches", "a short last batch", "a last batch too short"])
+def test_the_plain_row_is_the_biased_formula_of_the_features(n):
+    comparison, X, Y = pair_of(n)
+    for of, rows, columns in (("ab", X, Y), ("aa", X, X), ("ba", Y, X)):
+        found = comparison.with_rows("plain").cka_draws(of)
+        assert found.shape == (1, len(rows), len(columns))
+        expected = [
+            [biased_hsic(x, y, 16) / np.sqrt(biased_hsic(x, x, 16) * biased_hsic(y, y, 16)) for y in columns]
+            for x in rows
+        ]
+        np.testing.assert_allclose(found[0], expected, atol=1e-5, err_msg=of)
+        assert (found[0] > comparison.cka_draws(of)[0] - 1e-6).all(), "the bias goes up"
+
+
+def test_rows_of_a_bootstrap_are_the_plain_draws():
+    comparison, _, _ = pair_of(32)
+    for draws in (None, 7):
+        found = comparison.with_rows("bootstrap", draws).cka_draws()
+        expected = compare(comparison.a, comparison.b, draws=draws or 50).cka_draws()
+        assert np.array_equal(found, expected)
+    assert np.array_equal(comparison.with_rows("shuffled").with_rows("bootstrap").cka_draws(), comparison.cka_draws())
+
+
+def test_other_rows_share_what_was_computed_and_take_the_third_profile_along():
+    comparison, _, _ = pair_of(32)
+    beside = compare(comparison.a, profile_of(related(2, 32, seed=5), "z"), draws=50)
+    three = Comparison(comparison.a, comparison.b, comparison.resampling, beside=beside)
+    three.cka_draws()
+    for rows, count in (("shuffled", 4), ("without", 33), ("plain", 1), ("bootstrap", 4)):
+        changed = three.with_rows(rows, 3)
+        assert changed._cache is three._cache
+        assert changed.beside.rows == rows
+        assert [len(c.cka_draws()) for c in (changed, changed.beside)] == [count] * 2
+    assert comparison.with_rows("plain").beside is None
+
+
+def test_unknown_rows_are_refused():
+    comparison, _, _ = pair_of(16)
+    with pytest.raises(
+        StudyError, match="rows must be 'bootstrap', 'without', 'shuffled' or 'plain', got 'jackknife'"
+    ):
+        comparison.with_rows("jackknife")
+
+
+def test_block_structure_has_rows_of_every_kind():
+    comparison, _, _ = pair_of(32)
+    found = comparison.block_structure_draws("aa", parts=2)
+    assert found.shape == (51,)
+    estimate = comparison.block_structure("aa", parts=2)
+    assert estimate == comparison.resampling.estimate(found)
+    without = comparison.with_rows("without")
+    cells = without.cka_draws("aa")
+    stage = np.minimum((comparison.a.data["depth"].values * 2).astype(int), 1)
+    assert stage.tolist() == [0, 1, 1, 1], "a depth of one half belongs to the upper part"
+    within = [cells[:, i, j] for i, j in ((1, 2), (1, 3), (2, 3))]
+    outside = [cells[:, 0, j] for j in (1, 2, 3)]
+    expected = np.mean(within, axis=0) - np.mean(outside, axis=0)
+    np.testing.assert_allclose(without.block_structure_draws("aa", parts=2), expected, atol=1e-6)
+
+
 # --------------------------------------------------------------------------------------------------------- agreement
 
 

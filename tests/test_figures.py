@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from scipy.stats import t as student
 from synthetic import synthetic_profile
 from synthetic_measurements import GRID, measured_profile, with_variable
 
@@ -633,16 +634,17 @@ def test_eigenvalues_of_both_ends_are_dots_and_their_mean_a_bar(study):
                 text = next(t for t in points if t.startswith(f"{profile.name}, mini-batch {batch + 1}, {words}:"))
                 assert points[text][0] == pytest.approx(value)
                 assert round(points[text][1]) == row
-            rows = Resampling(6, 100).mean(profile[f"hessian_{end}"].values[:, 0])
+            values = profile[f"hessian_{end}"].values[:, 0]
+            half = student.ppf(0.975, 5) * values.std(ddof=1) / np.sqrt(6)
             bar = [line for line in ax.lines if line.get_linewidth() == 1.6 and line.get_ydata()[0] == row - 0.3]
             ends = np.sort([line.get_xdata() for line in bar], axis=0)[0 if end == "bottom" else 1]
-            np.testing.assert_allclose(ends, percentile(rows))
+            np.testing.assert_allclose(ends, [values.mean() - half, values.mean() + half])
 
 
 def test_the_table_of_curvature_holds_the_statistics(study):
     table = chart("hessian").table(study)
     for line, profile in zip(table["body"], study.profiles, strict=True):
-        found = hessian_statistics(profile, draws=100)
+        found = hessian_statistics(profile)
         assert line[:6] == [profile.name, *(str(estimate) for estimate in found.values())]
     assert [word.split(" [")[0] for word in table["head"][1:3]] == ["largest", "smallest"]
 

@@ -3,8 +3,8 @@
     states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < stats < profile, metrics < similarities < comparison, robustness < local_heads < claims < figures < report, cards
-                                                                          the reading half: numpy and xarray
+    errors < stats, markdown < profile, metrics < similarities < comparison, robustness < local_heads, sketches < claims
+    < agreement < study < figures < report, cards, findings               the reading half: numpy and xarray
     demo, cli, evaluation_modules                                         on top of both
 
 The halves meet in `errors` and in `profile`, which only `measuring` fills; `training` borrows its way of writing to disk.
@@ -26,14 +26,16 @@ import hf_vitstudy
 PACKAGE = Path(hf_vitstudy.__file__).parent
 READING = [
     ["errors"],
-    ["stats"],
+    ["stats", "markdown"],
     ["profile", "metrics"],
     ["similarities"],
     ["comparison", "robustness", "loss_geometry"],
-    ["local_heads"],
+    ["local_heads", "sketches"],
     ["claims"],
+    ["agreement"],
+    ["study"],
 ]
-READING += [["figures"], ["report", "cards"]]
+READING += [["figures"], ["report", "cards", "findings"]]
 NETWORKS = [
     ["configuration_alternet", "configuration_local_vit"],
     ["modeling_alternet", "modeling_local_vit"],
@@ -71,7 +73,7 @@ def below(module: str) -> set[str]:
 def imports(source: str, module: str) -> Iterator[tuple[str, bool, int]]:
     """(first name, whether of the package, line) of every import anywhere in a file, also inside functions.
 
-    `module` is dotted below the package: ``claims``, or ``analyses.cka`` for a file in a folder.
+    `module` is dotted below the package: ``stats``, or ``analyses.cka`` and ``analyses.__init__`` for files in a folder.
     """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
@@ -114,12 +116,8 @@ def violations(source: str, module: str) -> list[str]:
 
 
 def modules() -> dict[str, Path]:
-    """Every file of the package by its dotted name; a folder's __init__ goes by the folder's name."""
-    found = {}
-    for path in sorted(PACKAGE.rglob("*.py")):
-        parts = list(path.relative_to(PACKAGE).with_suffix("").parts)
-        found[".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)] = path
-    return found
+    """Every file of the package by its dotted name."""
+    return {".".join(path.relative_to(PACKAGE).with_suffix("").parts): path for path in sorted(PACKAGE.rglob("*.py"))}
 
 
 # ----------------------------------------------------------------------------------------------------------- layers
@@ -152,6 +150,7 @@ def test_measurements_know_only_their_contract():
 
 BAD = {
     "upward": ("from .claims import judge", "comparison"),
+    "upward from a folder": ("from .. import training", "claims.__init__"),
     "upward inside a function": ("def f():\n    from .report import write_report", "profile"),
     "upward by full name": ("import hf_vitstudy.claims", "stats"),
     "upward by full name, from": ("from hf_vitstudy.claims import judge", "stats"),
@@ -190,6 +189,7 @@ GOOD = {
     "numpy": ("import numpy as np\nimport xarray as xr\nfrom scipy.stats import t", "stats"),
     "torch above the waist": ("import torch\nfrom .blocks import Block", "checkpoints"),
     "the waist is filled by measuring": ("from .profile import Profile\nfrom .analyses import DEFAULT", "measuring"),
+    "a file of the same folder": ("from . import training", "claims.__init__"),
     "a measurement": ("from ..blocks import Block\nfrom .contract import PerBlock\nimport torch", "analyses.cka"),
     "the top": ("from .measuring import measure\nfrom .report import write_report", "cli"),
 }
@@ -273,9 +273,15 @@ def test_importing_the_package_takes_half_a_second_at_most():
 
 
 def top_level(module: str) -> set[str]:
-    """Names that a file defines, without running it."""
+    """Names that a file, or a folder's files, define, without running them."""
+    room = [path for name, path in modules().items() if name.split(".")[0] == module]
+    assert room, module
+    return set().union(*(_defined(path) for path in room))
+
+
+def _defined(path: Path) -> set[str]:
     found: set[str] = set()
-    for node in ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8")).body:
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, (ast.FunctionDef, ast.ClassDef)):
             found.add(node.name)
         elif isinstance(node, (ast.Assign, ast.AnnAssign)):

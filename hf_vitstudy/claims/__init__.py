@@ -12,9 +12,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ..errors import StudyError
-from . import attention, frequency, similarity, variance
+from ..errors import StudyError, nearest_name
+from . import (
+    accuracy,
+    attention,
+    embeddings,
+    frequency,
+    interventions,
+    loss,
+    places,
+    probes,
+    similarity,
+    skips,
+    variance,
+)
 from .contract import Claim, Control, Judgement, Verdict, verdict
+from .explaining import explain, measured_by
 from .facts import ROLES, Facts, facts
 from .judging import ALPHA, DOMINANT, corrected, dominated, granularity, judge
 
@@ -24,7 +37,24 @@ CLAIMS: tuple[Claim, ...] = (
     *frequency.CLAIMS,
     *variance.CLAIMS,
     *attention.CLAIMS,
+    *skips.CLAIMS,
+    *places.CLAIMS,
+    *probes.CLAIMS,
+    *embeddings.CLAIMS,
+    *loss.CLAIMS,
+    *interventions.CLAIMS,
+    *accuracy.CLAIMS,
 )
+
+# Published statements that no stored measurement can judge, and what it would take.
+UNTESTED: dict[str, str] = {
+    "R-9": "the network trained again without one skip (Raghu et al. 2021, Fig 8): needs a recipe that leaves the skip out; "
+    "R-9-posthoc takes it out of the trained network.",
+    "R-9-split": "without a skip the CKA map falls in two at that block (Raghu et al. 2021, Fig 8): needs a profile of the "
+    "network without it.",
+    "V-4": "attention rollout falls on the semantic region (Dosovitskiy et al. 2020, Fig 6): needs masks or boxes of the "
+    "objects in the reference images, and rollouts of all of them; the profile keeps those of a few images.",
+}
 
 
 def choose_claims(ids: Sequence[str] | None) -> list[Claim]:
@@ -35,8 +65,10 @@ def choose_claims(ids: Sequence[str] | None) -> list[Claim]:
     """
     known = {claim.id: claim for claim in CLAIMS}
     for name in ids or ():
+        if name in UNTESTED:
+            raise StudyError(f"{name} cannot be judged on stored profiles: {UNTESTED[name]}")
         if name not in known:
-            raise StudyError(f"no claim is called {name!r}; there are: {', '.join(known)}")
+            raise StudyError(f"no claim is called {name!r}; {nearest_name(name, known, most=5)}")
     return list(CLAIMS) if ids is None else [known[name] for name in ids]
 
 
@@ -45,6 +77,7 @@ __all__ = [
     "CLAIMS",
     "DOMINANT",
     "ROLES",
+    "UNTESTED",
     "Claim",
     "Control",
     "Facts",
@@ -53,8 +86,10 @@ __all__ = [
     "choose_claims",
     "corrected",
     "dominated",
+    "explain",
     "facts",
     "granularity",
     "judge",
+    "measured_by",
     "verdict",
 ]

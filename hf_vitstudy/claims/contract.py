@@ -46,13 +46,15 @@ class Claim:
         statistic: what the contrast is, in words.
         formula: the same in symbols, for one line of text.
         falsified_by: what would contradict the statement, in words that a reader can look for in a figure.
-        contrast: of the comparison whose `a` has the first role and `b` the last: rows (1 + draws,), for the images as they are
-            and every bootstrap draw; or an `Estimate`, where images are not what is resampled. Positive where it holds, NaN
-            where the statistic is undefined for these networks. May raise StudyError to say why it does not apply.
+        contrast: of the comparison whose `a` has the first role and `b` the last (and whose `beside` is of the first with the
+            one between, where there are three): rows (1 + draws,), for the images as they are and every bootstrap draw; or an
+            `Estimate`, where images are not what is resampled. Positive where it holds, NaN where the statistic is undefined
+            for these networks. May raise StudyError to say why it does not apply.
         margin: smallest effect that matters, in `unit`.
-        roles: which checkpoints it speaks about, keys of `facts.ROLES`: one or two.
+        roles: which checkpoints it speaks about, keys of `facts.ROLES`: one to three.
         conditions: when the papers say it should hold, and what was done differently here.
-        needs: variables of the profile that it reads, so that a missing one can be named.
+        needs: variables that it reads in every profile, so that a missing one can be named.
+        needs_first: those that it reads in the first profile alone.
         against: published results that contradict or limit it, with their source; empty where none is known.
         test: ``any`` checkpoints can be judged; ``trained``: it speaks about what our recipes train; ``proxy``: the published
             data or weights are not public and another axis stands in.
@@ -76,6 +78,7 @@ class Claim:
     against: str = ""
     test: str = "any"
     relation: Relation | None = None
+    needs_first: tuple[str, ...] = ()
     of_cka: bool = False
     sums_activations: bool = False
 
@@ -167,8 +170,10 @@ def p_value(estimate: Estimate, margin: float) -> float:
     """p of the decision that is nearest: beyond +margin, beyond -margin, or within; twice the one-sided.
 
     Below 0.05 about where a 95 % interval decides. By the estimate's standard error, since a thousand draws cannot show a p
-    that survives the correction for forty claims.
+    that survives the correction for forty claims. NaN where that error is unknown.
     """
+    if not (math.isfinite(estimate.value) and math.isfinite(estimate.error)):
+        return math.nan
     mirrored = Estimate(-estimate.value, 0, 0, estimate.n, error=estimate.error, freedom=estimate.freedom)
     above, below = beyond(estimate, margin), beyond(mirrored, margin)
     within = max(beyond(estimate, -margin), beyond(mirrored, -margin))  # two one-sided tests (Schuirmann 1987)

@@ -56,7 +56,9 @@ class Facts:
     stages: of different resolution.
     hybrid_stem: a ViT that reads the feature maps of a convolutional network.
     state: ``untrained``, ``early`` (in training, at most a tenth of its steps done), ``training`` or ``trained``.
-    weights, parent: sha256 of the weights, and of those it was fine-tuned from, None where unknown.
+    weights: sha256 of the weights.
+    origins: names that a network fine-tuned from this one may call it by: hashes of its files, ``name@commit``.
+    parent: what it was fine-tuned from, by such a name; None where unknown or from scratch.
     axes: values along `AXES`, where known.
     settings: everything that makes the network and its training, flat; equal settings are one recipe.
     """
@@ -66,6 +68,7 @@ class Facts:
     hybrid_stem: bool
     state: str
     weights: str
+    origins: frozenset[str]
     parent: str | None
     axes: dict[str, Any]
     settings: dict[str, Any]
@@ -74,7 +77,8 @@ class Facts:
     def recipe(self) -> str:
         """Equal for checkpoints that differ in nothing but the seed."""
         kept = {key: value for key, value in self.settings.items() if key not in ASIDE}
-        return json.dumps([kept, self.axes.get("progress"), self.state], sort_keys=True, default=str)
+        axes = {axis: value for axis, value in self.axes.items() if axis != "seed"}
+        return json.dumps([kept, axes, self.state], sort_keys=True, default=str)
 
 
 def facts(profile: Profile) -> Facts:
@@ -83,8 +87,10 @@ def facts(profile: Profile) -> Facts:
     told = profile.provenance.get("facts", {})
     config, training = about.get("config") or {}, about.get("training") or {}
     settings = _flat("config", config) | _flat("training", _described(training))
-    if not config and not training:
-        settings = {"weights": about["weights_sha256"]}  # nothing is known, so no other checkpoint is like it
+    if not training:
+        settings["weights"] = about[
+            "weights_sha256"
+        ]  # how it was trained is unknown, so no other checkpoint is like it
     axes = _axes(profile.name, config, training)
     axes |= {axis: told[axis] for axis in AXES if axis in told}
     family = told.get("family") or _family(profile.name)
@@ -96,7 +102,10 @@ def facts(profile: Profile) -> Facts:
         hybrid_stem=bool(told.get("hybrid_stem", re.search(r"_r\d+_s\d+_", str(config.get("architecture", ""))))),
         state=told.get("state") or _state(about, axes),
         weights=about["weights_sha256"],
-        parent=told.get("parent") or training.get("parent_sha256"),
+        origins=frozenset(
+            {about["weights_sha256"], *(about.get("files") or {}).values(), f"{profile.name}@{about['revision']}"}
+        ),
+        parent=told.get("parent") or _parent(training),
         axes=axes,
         settings=settings,
     )
@@ -122,7 +131,8 @@ def _described(training: dict[str, Any]) -> dict[str, Any]:
     """Settings of a recipe without those of the network, which its own configuration says."""
     settings = {key: value for key, value in (training.get("config") or {}).items() if key != "model"}
     images = ((training.get("data") or {}).get("train") or {}).get("n")
-    return settings | ({"images": images} if images is not None else {})
+    found = {"images": images, "parent": _parent(training)}
+    return settings | {key: value for key, value in found.items() if value is not None}
 
 
 def _axes(name: str, config: dict[str, Any], training: dict[str, Any]) -> dict[str, Any]:
@@ -147,6 +157,12 @@ def _family(name: str) -> str | None:
         if match := re.search(text, name):
             return f"{family} {match[1]}"
     return None
+
+
+def _parent(training: dict[str, Any]) -> str | None:
+    """Of a folder the hash of its first file of weights, of a Hub repository ``name@commit``."""
+    hashes = training.get("checkpoint_sha256") or {}
+    return next(iter(hashes.values()), ((training.get("config") or {}).get("model") or {}).get("checkpoint"))
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
@@ -176,7 +192,10 @@ ROLES: dict[str, Role] = {
     "attention": Role("checkpoint with attention", _trained("vit", "hybrid")),
     "resnet": Role("checkpoint with convolutional blocks and no attention", _trained("resnet")),
     "hybrid": Role("checkpoint with convolutional and attention blocks", _trained("hybrid")),
-    "plain vit": Role("ViT of one resolution", lambda of: _trained("vit")(of) and of.stages == 1),
+    "plain vit": Role(
+        "ViT of one resolution, without a convolutional stem",
+        lambda of: _trained("vit")(of) and of.stages == 1 and not of.hybrid_stem,
+    ),
     "multi-stage vit": Role(
         "ViT of several stages, such as Swin or PiT", lambda of: _trained("vit")(of) and of.stages > 1
     ),
@@ -186,8 +205,10 @@ ROLES: dict[str, Role] = {
     "early vit": Role("ViT at most a tenth through its training", _trained("vit", state="early")),
     "early resnet": Role("ResNet at most a tenth through its training", _trained("resnet", state="early")),
     "mixer": Role(
-        "MLP-Mixer", lambda of: _trained("other")(of) and "mixer" in str(of.settings.get("config.architecture"))
+        "network of MLPs alone, such as MLP-Mixer",
+        lambda of: _trained("other")(of) and "mixer" in str(of.settings.get("config.architecture")),
     ),
+    "multi-stage": Role("network of several resolutions", lambda of: of.state == "trained" and of.stages > 1),
     "any": Role("trained checkpoint", lambda of: of.state == "trained"),
 }
 
@@ -203,16 +224,29 @@ class Relation:
     holds: Callable[[Facts, Facts], bool]
 
 
-def less(axis: str) -> Relation:
-    """Alike in everything, the seed included, but the first has the smaller value on `axis`."""
+def less(axis: str, of_second: Any = None) -> Relation:
+    """Alike in everything, the seed included, but the first has the smaller value on `axis`.
+
+    With `of_second` the second must have this one: all the data, say.
+    """
 
     def holds(first: Facts, second: Facts) -> bool:
-        values = first.axes.get(axis), second.axes.get(axis)
-        if None in values or not values[0] < values[1] or not alike(first, second, AXES[axis]):  # type: ignore[operator]
+        if not alike(first, second, AXES[axis]) or not _smaller(first.axes.get(axis), second.axes.get(axis)):
+            return False
+        if of_second is not None and second.axes[axis] != of_second:
             return False
         return axis == "progress" or first.axes.get("progress", 1.0) == second.axes.get("progress", 1.0)
 
-    return Relation(f"alike but for their {axis.replace('_', ' ')}", holds)
+    goal = "" if of_second is None else f", {of_second} in the second"
+    return Relation(f"alike but for their {axis.replace('_', ' ')}{goal}", holds)
+
+
+def _smaller(first: Any, second: Any) -> bool:
+    """Whether both are known and comparable and the first is smaller; heads may be one number or one per stage."""
+    try:
+        return bool(first < second)
+    except TypeError:
+        return False
 
 
 def from_to(axis: str, first: Any, second: Any) -> Relation:
@@ -230,12 +264,13 @@ def from_to(axis: str, first: Any, second: Any) -> Relation:
 
 FINE_TUNED = Relation(
     "of which the second was fine-tuned from the first",
-    lambda first, second: second.parent is not None and second.parent == first.weights,
+    lambda first, second: second.parent is not None and second.parent in first.origins,
 )
 SAME_TRAINING = Relation(
     "trained alike, equally far and with the same seed",
     lambda first, second: (
-        _training(first) == _training(second)
+        bool(_training(first))
+        and _training(first) == _training(second)
         and first.axes.get("progress", 1.0) == second.axes.get("progress", 1.0)
         and first.axes.get("seed") == second.axes.get("seed")
     ),

@@ -18,11 +18,12 @@ from .facts import ROLES, facts
 
 
 ALPHA = 0.05
+KEPT = 8  # comparisons in memory: Gram blocks of two networks, tens of megabytes each
 DOMINANT = 0.5  # share of the squared activations in one channel; trained networks have a few per cent
 
 
 class Bench:
-    """Profiles with their facts, and the comparisons of them made so far.
+    """Profiles with their facts, and the comparisons of them made last.
 
     Args:
         profiles: to choose from.
@@ -35,22 +36,24 @@ class Bench:
         self.facts = [facts(profile) for profile in profiles]
         self._made: dict[tuple[int, int], Comparison] = {}
 
-    def comparison(self, first: int, last: int) -> Comparison:
-        if (first, last) not in self._made:
-            pair = self.profiles[first], self.profiles[last]
-            self._made[first, last] = compare(*pair, draws=self.draws, seed=self.seed)
-        return self._made[first, last]
+    def comparison(self, choice: tuple[int, ...]) -> Comparison:
+        """Of the first chosen with the last, and beside it with the one between where there are three."""
+        last = self._pair(choice[0], choice[-1])
+        return replace(last, beside=self._pair(choice[0], choice[1])) if len(choice) > 2 else last
+
+    def _pair(self, first: int, last: int) -> Comparison:
+        made = self._made.pop((first, last), None)
+        if made is None:
+            made = compare(self.profiles[first], self.profiles[last], draws=self.draws, seed=self.seed)
+        self._made[first, last] = made  # the latest comes last
+        for pair in list(self._made)[:-KEPT]:
+            del self._made[pair]
+        return made
 
     def untrained_twin(self, index: int) -> int | None:
         """A profile of the same network with initial weights, on the same images."""
-        mine = self.profiles[index]
-        for other, profile in enumerate(self.profiles):
-            if self.facts[other].state != "untrained" or profile.images_sha256 != mine.images_sha256:
-                continue
-            same = [p.provenance["checkpoint"].get("architecture") for p in (mine, profile)]
-            if same[0] == same[1] and np.array_equal(mine.data["block"].values, profile.data["block"].values):
-                return other
-        return None
+        others = (i for i, of in enumerate(self.facts) if of.state == "untrained")
+        return next((i for i in others if _twins(self.profiles[index], self.profiles[i])), None)
 
     def choices(self, claim: Claim) -> Iterator[tuple[int, ...]]:
         """Every choice of checkpoints that has the claim's roles and relation, on the same images."""
@@ -69,12 +72,21 @@ class Bench:
         return f"needs two checkpoints {claim.relation.words}" if claim.relation else "measured on different images"
 
 
+def _twins(one: Profile, other: Profile) -> bool:
+    """Whether two profiles are of one network, whatever its weights, on the same images."""
+    about = [profile.provenance["checkpoint"] for profile in (one, other)]
+    known = [{key: of.get(key) for key in ("architecture", "parameters", "config")} for of in about]
+    same_blocks = np.array_equal(one.data["block"].values, other.data["block"].values)
+    return known[0] == known[1] and one.images_sha256 == other.images_sha256 and same_blocks
+
+
 def judge(
     *profiles: Profile,
     claims: Sequence[Claim] | None = None,
     draws: int = 1000,
     seed: int = 0,
     permutations: int = 200,
+    mixed: bool = False,
 ) -> list[Judgement]:
     """Judge every claim on every choice of profiles that has its roles.
 
@@ -82,22 +94,32 @@ def judge(
     interval alone would say is kept beside it.
 
     Args:
-        profiles: one or more; those of a choice must be of the same images.
+        profiles: one or more, of the same images.
         claims: which to judge; all of `CLAIMS` by default.
         draws, seed: of the bootstrap over images.
         permutations: of the null beside statistics of CKA.
+        mixed: profiles may be of different images, and only choices of the same are judged.
 
     Returns:
         One judgement per claim and choice of checkpoints; a claim that no choice fits appears once, as not applicable.
+
+    Raises:
+        StudyError: no profile, or profiles of different images.
     """
     if not profiles:
         raise StudyError("judge needs at least one profile, got none")
+    if not mixed:
+        for profile in profiles[1:]:
+            compare(profiles[0], profile)
     if claims is None:
-        claims = tuple(
-            importlib.import_module(str(__package__)).CLAIMS
-        )  # it names every contrast, and they need this package
+        # the list is made of contrasts, which this file must not know
+        claims = tuple(importlib.import_module(str(__package__)).CLAIMS)
     bench = Bench(profiles, draws, seed, permutations)
-    return corrected([judgement for claim in claims for judgement in _judge_claim(claim, bench)])
+    tasks = [(claim, choice) for claim in claims for choice in list(bench.choices(claim)) or [()]]
+    done: dict[int, Judgement] = {}
+    for place in sorted(range(len(tasks)), key=lambda place: tasks[place][1]):  # all of one pair, then its maps may go
+        done[place] = judge_choice(*tasks[place], bench)
+    return corrected([done[place] for place in range(len(tasks))])
 
 
 def corrected(judgements: Sequence[Judgement]) -> list[Judgement]:
@@ -113,19 +135,17 @@ def _corrected(judgement: Judgement, p: float) -> Judgement:
     return replace(judgement, verdict=said, p_holm=p)
 
 
-def _judge_claim(claim: Claim, bench: Bench) -> list[Judgement]:
-    choices = list(bench.choices(claim))
-    if not choices:
-        return [Judgement(claim, (), Verdict.NOT_APPLICABLE, note=bench.missing(claim))]
-    return [_judge_choice(claim, choice, bench) for choice in choices]
-
-
-def _judge_choice(claim: Claim, choice: tuple[int, ...], bench: Bench) -> Judgement:
+def judge_choice(claim: Claim, choice: tuple[int, ...], bench: Bench) -> Judgement:
+    if not choice:
+        return Judgement(claim, (), Verdict.NOT_APPLICABLE, note=bench.missing(claim))
     chosen = [bench.profiles[i] for i in choice]
     names = tuple(profile.name for profile in chosen)
-    comparison = bench.comparison(choice[0], choice[-1])
+    comparison = bench.comparison(choice)
     try:
-        for profile, name in itertools.product(chosen, claim.needs):
+        for profile, name in [
+            *itertools.product(chosen, claim.needs),
+            *((chosen[0], name) for name in claim.needs_first),
+        ]:
             profile[name]
         estimate = _estimate(claim.contrast(comparison), comparison)
     except StudyError as error:
@@ -153,12 +173,12 @@ def _estimate(found: np.ndarray | Estimate, comparison: Comparison) -> Estimate:
 
 def _controls(claim: Claim, choice: tuple[int, ...], bench: Bench) -> Iterator[Control]:
     """What a statistic of CKA is by chance, without training, without one image, and without removing its bias."""
-    comparison = bench.comparison(choice[0], choice[-1])
+    comparison = bench.comparison(choice)
     if bench.permutations:
         yield _shuffled(claim, comparison.with_rows("shuffled", bench.permutations))
     twins = [bench.untrained_twin(i) for i in choice]
     if None not in twins:
-        yield _untrained(claim, bench.comparison(twins[0], twins[-1]))  # type: ignore[arg-type]
+        yield _untrained(claim, bench.comparison(tuple(twins)))  # type: ignore[arg-type]
     yield _without(claim, comparison.with_rows("without"))
     if all("square_flatten" in bench.profiles[i].data for i in choice):
         value = float(_rows(claim, comparison.with_rows("plain"))[0])

@@ -50,6 +50,15 @@ from .panels import Chart, Panel, Study, pairs, sheet
 from .registry import CHARTS, SECTIONS, all_charts, all_figures, save_figures
 from .similarity import cka_figure, draw_best_match, draw_cka, draw_local_heads, stage_edges
 from .skips import draw_lesions, draw_skip_ratio
+from .study import (
+    dendrogram_figure,
+    draw_dendrogram,
+    draw_effects,
+    draw_verdicts,
+    effects_figure,
+    overview_figure,
+    save_study_figures,
+)
 from .tokens import draw_probes, draw_radius, draw_receptive_maps, draw_shares, draw_token_map
 from .verdicts import claims_figure, draw_claims
 
@@ -76,6 +85,7 @@ __all__ = [
     "all_figures",
     "cka_figure",
     "claims_figure",
+    "dendrogram_figure",
     "depth_axis",
     "depth_figure",
     "depth_rows",
@@ -86,9 +96,11 @@ __all__ = [
     "draw_claims",
     "draw_corruptions",
     "draw_curve",
+    "draw_dendrogram",
     "draw_density",
     "draw_difference",
     "draw_drop_difference",
+    "draw_effects",
     "draw_eigenvalues",
     "draw_entropy",
     "draw_filters",
@@ -111,11 +123,15 @@ __all__ = [
     "draw_spectra",
     "draw_surface",
     "draw_token_map",
+    "draw_verdicts",
+    "effects_figure",
     "heads_figure",
     "new_figure",
+    "overview_figure",
     "pairs",
     "places_of",
     "save_figures",
+    "save_study_figures",
     "series_mark",
     "sheet",
     "spectra_figure",

@@ -12,7 +12,6 @@ from matplotlib.gridspec import SubplotSpec
 
 from ..loss_geometry import hessian_statistics, rise
 from ..profile import Profile
-from ..stats import Estimate
 from .depth import Curve
 from .interventions import draw_band
 from .look import INK, fitting, grid_lines, interval_text, series, series_mark, tell
@@ -28,11 +27,6 @@ STATISTICS = {
     "negative_proportion": "negative among the largest by magnitude (NEP)",
     "positive_mean": "mean of the positive ones (APE)",
 }
-
-
-def statistics(profile: Profile, study: Study) -> dict[str, Estimate]:
-    """Means of the ends and what follows from them, each with its interval over mini-batches."""
-    return hessian_statistics(profile, draws=study.draws, seed=study.seed)
 
 
 def draw_eigenvalues(ax: Axes, study: Study) -> None:
@@ -67,7 +61,7 @@ def draw_eigenvalues(ax: Axes, study: Study) -> None:
                         for b, (v, r) in enumerate(numbers)
                     ],
                 )
-            mean = statistics(profile, study)[words]
+            mean = hessian_statistics(profile)[words]
             ax.plot([mean.low, mean.high], [row - 0.3, row - 0.3], color=INK, linewidth=1.6, solid_capstyle="butt")
             ax.plot(mean.value, row - 0.3, "|", color=INK, markersize=7, markeredgewidth=1.4)
             tell(ax, [mean.value], [row - 0.3], [f"{profile.name}, mean {words}: {mean}"])
@@ -143,7 +137,7 @@ def density(profile: Profile, edges: np.ndarray) -> np.ndarray:
 
 def _hessian(study: Study) -> list[Panel]:
     chosen = study.having("hessian_top", "hessian_bottom")
-    found = [(profile.name, statistics(profile, study)) for _, profile in chosen]
+    found = [(profile.name, hessian_statistics(profile)) for _, profile in chosen]
     about = "; ".join(f"{name}: mean largest {e['largest']}, mean smallest {e['smallest']}" for name, e in found)
     height = 1.1 + 0.55 * len(chosen)
     panels = [Panel(on_axes(draw_eigenvalues, study), f"Eigenvalues of the Hessian. {about}", 4.0, max(height, 2.4))]
@@ -155,7 +149,7 @@ def _hessian(study: Study) -> list[Panel]:
 def _hessian_table(study: Study) -> Table:
     body = []
     for _, profile in study.having("hessian_top", "hessian_bottom"):
-        found = statistics(profile, study)
+        found = hessian_statistics(profile)
         estimates = [str(found[name]) for name in STATISTICS]
         loss = f"{float(profile['hessian_loss'].mean()):.3g}" if "hessian_loss" in profile.data else ""
         body.append([profile.name, *estimates, str(found["largest"].n), loss])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import json
 import math
@@ -18,7 +17,7 @@ from typing import Any, Literal
 
 import yaml
 
-from ..errors import StudyError
+from ..errors import StudyError, nearest_name
 
 
 @dataclass(frozen=True)
@@ -94,6 +93,7 @@ class ProfileConfig:
     split: str | None = None
     n: int = 512
     every: int = 1  # epochs; the untrained network and the last epoch are always measured
+    at: list[float] | None = None  # instead: epochs at which to measure, such as [0, 5]; 0 is the untrained network
     analyses: list[str] | None = None  # by default all
 
 
@@ -116,6 +116,7 @@ class Config:
     deterministic: bool = False  # on a GPU: the same bits again, at some cost in speed; a CPU gives them anyway
     seed: int = 0
     eval_every: int = 1  # epochs
+    eval_train: bool = False  # also test the training images at the end, as they are: the loss that was learned
     select: Literal["last", "best"] = "last"  # which weights are saved; best on the held out images
     patience: int | None = None  # evaluations without improvement on the held out images before the run ends
     log_every: int = 10  # steps
@@ -185,6 +186,8 @@ def _check_choices(config: Config) -> None:
     if (config.select == "best" or config.patience) and not data.holdout:
         what = "select: best" if config.select == "best" else "patience"
         raise StudyError(f"{what} needs images to choose by that are not the test images; set data.holdout to 0.02")
+    if data.streaming and config.eval_train:
+        raise StudyError("eval_train reads the training images twice; not with data.streaming")
     if data.streaming and (data.holdout or data.fraction < 1):
         raise StudyError("data.holdout and data.fraction need to know all labels beforehand; not with data.streaming")
     for name, count in (("mean", 3), ("std", 3)):
@@ -197,7 +200,7 @@ def _check_choices(config: Config) -> None:
 
 # What may change without changing the weights a run ends with.
 FREE_FIELDS = (
-    *("output", "log_every", "log_with", "checkpoint_every", "keep", "replace", "profile"),
+    *("output", "eval_train", "log_every", "log_with", "checkpoint_every", "keep", "replace", "profile"),
     *("data.workers", "data.memory_gib", "data.device_gib"),
 )
 
@@ -328,10 +331,3 @@ def _group(value: Any, hint: Any, where: str) -> Any:
             raise StudyError(f"setting {prefix}{name} is missing")
     hints = typing.get_type_hints(hint)
     return hint(**{key: _typed(inner, hints[key], prefix + key) for key, inner in value.items()})
-
-
-def nearest_name(name: str, known: Iterable[str]) -> str:
-    """A hint for a name that is not there: the known one like it, else all."""
-    known = sorted(known)
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"

@@ -1,0 +1,217 @@
+"""FINDINGS.md: what a study found, claim by claim, written from its stored result alone.
+
+Every number is formatted from the result; a commentary by hand may stand beside it, in words without numbers.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from .agreement import counted
+from .errors import StudyError, nearest_name
+from .markdown import Markdown, environment, escape, tidy
+
+
+Result = dict[str, Any]
+SECTIONS = (  # what is said over checkpoints: verdict -> heading
+    ("supported", "What held"),
+    ("contradicted", "What did not hold"),
+    ("negligible", "Too small to matter"),
+    ("undecided", "Undecided over these checkpoints"),
+    ("no interval", "Too few checkpoints for a statement beyond them"),
+)
+VERDICTS = ("supported", "contradicted", "negligible", "undecided")
+NUMBER = re.compile(r"\d+[.,]\d+|\d+\s*%|[=≈<>]\s*[−-]?\d")  # of a result; ResNet-50, Fig 8 and 3 x 3 are names
+HEADING = re.compile(r"^##\s+(\S+)\s*$", re.MULTILINE)
+
+
+def write_findings(result: Result, out: Path, *, figures: Sequence[Path] = (), commentary: Path | None = None) -> Path:
+    """Write the findings of a study as Markdown; returns the path.
+
+    Args:
+        result: as `study.make_study` returns it and `study.load_study` reads it.
+        out: the file.
+        figures: pictures to show; PNG files among them are linked relative to `out`.
+        commentary: a file with a heading ``## ID`` and text per claim.
+
+    Raises:
+        StudyError: the commentary holds numbers, or speaks of an unknown claim.
+    """
+    if out.is_dir():
+        raise StudyError(f"{out} is a folder, expected a file such as {out}/FINDINGS.md")
+    words = read_commentary(commentary, [claim["id"] for claim in result["claims"]]) if commentary else {}
+    shown = {path.stem: _link(path, out) for path in figures if path.suffix == ".png"}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(findings(result, figures=shown, commentary=words), encoding="utf-8")
+    return out
+
+
+def findings(
+    result: Result, *, figures: Mapping[str, str] | None = None, commentary: Mapping[str, str] | None = None
+) -> str:
+    """The findings as Markdown.
+
+    Args:
+        result: of a study.
+        figures: name of a figure -> address.
+        commentary: id of a claim -> Markdown that stands below its numbers.
+    """
+    claims = [_claim(result, claim, commentary or {}) for claim in result["claims"] if "agreement" in claim]
+    context = {
+        "title": result["title"],
+        "version": result["version"],
+        "settings": result["settings"],
+        "summary": _summary(result, claims),
+        "sections": [(head, [claim for claim in claims if claim["said"] == said]) for said, head in SECTIONS],
+        "missing": [claim for claim in result["claims"] if "agreement" not in claim],
+        "untested": result["untested"],
+        "checkpoints": [_checkpoint(each) for each in result["checkpoints"]],
+        "axes": list(dict.fromkeys(axis for each in result["checkpoints"] for axis in each["axes"])),
+        "images": _images(result),
+        "left_out": result["left_out"],
+        "figures": {name: Markdown(f"({address})") for name, address in (figures or {}).items()},
+        "nearest": [_nearest(result, group) for group in result["groups"]],
+    }
+    made = environment()
+    made.filters["words"] = lambda text: Markdown(escape(text, shorten=False))
+    return tidy(made.get_template("findings.md").render(context))
+
+
+def read_commentary(path: Path, known: Sequence[str]) -> dict[str, str]:
+    """Claim id -> text, from a Markdown file with a heading ``## ID`` before each text.
+
+    Raises:
+        StudyError: no such file, an unknown id, or a number, which has to come from the result.
+    """
+    try:
+        parts = HEADING.split(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StudyError(
+            f"no commentary at {path} ({error}); expected Markdown with a heading `## ID` per claim"
+        ) from error
+    found = {name: text.strip() for name, text in zip(parts[1::2], parts[2::2], strict=True)}
+    for name, text in found.items():
+        if name not in known:
+            raise StudyError(f"{path}: no claim is called {name!r}; {nearest_name(name, known, most=5)}")
+        if number := NUMBER.search(text):
+            raise StudyError(
+                f"{path}: the text on {name} holds the number {number[0]!r}; say it in words, numbers come from the result"
+            )
+    return found
+
+
+def _link(path: Path, out: Path) -> str:
+    return Path(os.path.relpath(path.resolve(), out.resolve().parent)).as_posix().replace(" ", "%20")
+
+
+# ----------------------------------------------------------------------------------------------------------- numbers
+
+
+def _number(value: float | None) -> str:
+    """Three digits, with a minus sign; a dash where it is undefined."""
+    if value is None:
+        return "–"
+    text = f"{value:#.3g}".removesuffix(".")
+    return text.replace("-", "−")
+
+
+def _interval(estimate: Mapping[str, Any]) -> str:
+    if estimate["low"] is None:
+        return _number(estimate["value"])
+    return f"{_number(estimate['value'])} ({_number(estimate['low'])} to {_number(estimate['high'])})"
+
+
+def _p(value: float | None) -> str:
+    return "undefined" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+# ------------------------------------------------------------------------------------------------------------ claims
+
+
+def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str]) -> dict[str, Any]:
+    agreement = claim["agreement"]
+    known = agreement["estimate"]["low"] is not None
+    judged = [each for each in result["judgements"] if each["claim"] == claim["id"]]
+    return claim | {
+        "said": agreement["verdict"] if known else "no interval",
+        "effect": _interval(agreement["estimate"]),
+        "margin_text": f"{claim['margin']:g}",
+        "over": agreement["over"],
+        "unit_resampled": agreement["estimate"]["unit_resampled"],
+        "n": agreement["estimate"]["n"],
+        "p": _p(agreement["p_holm"]),
+        "alone": agreement["alone"] if known and agreement["alone"] != agreement["verdict"] else "",
+        "note": agreement["note"],
+        "range": f"{_number(agreement['lowest'])} to {_number(agreement['highest'])}",
+        "choices": sum(agreement["counts"].values()),
+        "counts": _counts(agreement["counts"]),
+        "counts_alone": "" if agreement["counts"] == agreement["counts_alone"] else _counts(agreement["counts_alone"]),
+        "single": _single(result, judged) if sum(agreement["counts"].values()) == 1 else None,
+        "controls": [control | {"shown": _interval(control)} for control in agreement["controls"]],
+        "warnings": list(dict.fromkeys(text for each in judged for text in each["warnings"])),
+        "granularity": _granularity(judged) if claim["of_cka"] else "",
+        "undefined": sum(each["estimate"] is None or each["estimate"]["value"] is None for each in judged),
+        "commentary": Markdown(commentary.get(claim["id"], "")),
+    }
+
+
+def _single(result: Result, judged: Sequence[dict[str, Any]]) -> dict[str, str]:
+    """The one judgement there is, with its interval over images."""
+    (each,) = [each for each in judged if each["estimate"] and each["estimate"]["value"] is not None]
+    names = " and ".join(result["checkpoints"][number]["name"] for number in each["checkpoints"])
+    estimate = each["estimate"]
+    return {"names": names, "effect": _interval(estimate), "n": counted(estimate["n"], estimate["unit_resampled"])}
+
+
+def _granularity(judged: Sequence[dict[str, Any]]) -> str:
+    """How finely the checkpoints were read, each way once: ``25 places in 12 blocks``."""
+    parts = [part for each in judged if each["estimate"] for part in each["note"].split("; ")]
+    return "; ".join(dict.fromkeys(part.rpartition(": ")[2] for part in parts))
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) or "none"
+
+
+def _summary(result: Result, claims: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Heading -> how many claims."""
+    found = [(head, sum(claim["said"] == said for claim in claims)) for said, head in SECTIONS]
+    return [*found, ("Not judged", len(result["claims"]) - len(claims))]
+
+
+# ------------------------------------------------------------------------------------------------------- checkpoints
+
+
+def _checkpoint(each: dict[str, Any]) -> dict[str, Any]:
+    accuracy = each["accuracy"]
+    return each | {
+        "accuracy": _interval(accuracy) if accuracy else "–",
+        "parameters": f"{each['parameters']:,}" if each["parameters"] is not None else "–",
+        "size": " × ".join(map(str, each["image_size"] or [])) or "–",
+        "axis": {
+            axis: f"{value:g}" if isinstance(value, float) else str(value) for axis, value in each["axes"].items()
+        },
+    }
+
+
+def _images(result: Result) -> list[dict[str, Any]]:
+    """The image sets, and how many checkpoints were measured on each."""
+    found: dict[str, dict[str, Any]] = {}
+    for each in result["checkpoints"]:
+        entry = found.setdefault(each["images"]["sha256"], each["images"] | {"checkpoints": 0})
+        entry["checkpoints"] += 1
+    return list(found.values())
+
+
+def _nearest(result: Result, group: dict[str, Any]) -> dict[str, Any]:
+    rows = list(_neighbours(result, group))
+    return {"images": group["images"], "n": group["n"], "rows": rows}
+
+
+def _neighbours(result: Result, group: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for number, (other, distance) in zip(group["checkpoints"], group["nearest"], strict=True):
+        yield result["checkpoints"][number]["name"], result["checkpoints"][other]["name"], _number(1 - distance)
