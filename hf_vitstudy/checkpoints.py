@@ -263,6 +263,9 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
     images = _random_images(checkpoint.image_size)
     try:
         checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
+        if _keeps_attention_to_itself(checkpoint):
+            checkpoint.network.config.output_attentions = True
+            checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
     except StudyError as error:
         raise StudyError(f"{checkpoint.name}: {error}") from error
     except (ValueError, RuntimeError) as error:
@@ -275,6 +278,16 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
         checkpoint.network = checkpoint.network.to(memory_format=torch.channels_last)
         checkpoint.provenance["memory_format"] = "channels_last"
     return checkpoint
+
+
+def _keeps_attention_to_itself(checkpoint: Checkpoint) -> bool:
+    """Whether a network computes attention weights and returns none, as PVT, Swin v2 and data2vec do unless asked.
+
+    Others are not asked: they return each layer's weights anyway, and would then hold those of all layers at once.
+    """
+    about = checkpoint.provenance
+    can = about["attention"] == "eager" and about["model_type"] != "timm_wrapper"  # which refuses to be asked
+    return bool(can and not checkpoint.layers and any(block.kind == "attention" for block in checkpoint.blocks))
 
 
 def _random_images(size: tuple[int, int]) -> Tensor:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -64,9 +65,7 @@ class Resampling:
 
     def weights(self) -> np.ndarray:
         """How often each image is drawn, (1 + draws, n) float32; the first row is the data as it is, all ones."""
-        rng = np.random.default_rng(self.seed)
-        counts = rng.multinomial(self.n, np.full(self.n, 1 / self.n), size=self.draws)
-        return np.concatenate([np.ones((1, self.n)), counts]).astype(np.float32)
+        return _weights(self.n, self.draws, self.seed)
 
     def mean(self, values: np.ndarray) -> np.ndarray:
         """Means over the first axis of `values` (n, ...), for the data and every draw: (1 + draws, ...) float64.
@@ -87,6 +86,14 @@ class Resampling:
         low, high = percentile(rows, level)
         error = float(rows[1:].std(ddof=1)) if len(rows) > 2 else math.nan
         return Estimate(float(rows[0]), float(low), float(high), self.n, level, error=error, freedom=self.n - 1)
+
+
+@lru_cache(maxsize=4)  # a study of many profiles asks for the same draws for every statistic
+def _weights(n: int, draws: int, seed: int) -> np.ndarray:
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=draws)
+    found = np.concatenate([np.ones((1, n)), counts]).astype(np.float32)
+    found.flags.writeable = False
+    return found
 
 
 def percentile(rows: np.ndarray, level: float = 0.95) -> tuple[np.ndarray, np.ndarray]:

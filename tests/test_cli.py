@@ -1,6 +1,7 @@
 """The command line: what a user types and sees. Bad input ends in one line that says what to do, exit code 2, no traceback."""
 
 import csv
+import itertools
 import json
 import shutil
 import subprocess
@@ -14,9 +15,10 @@ from synthetic import synthetic_profile
 from typer.testing import CliRunner
 
 from hf_vitstudy import cli, compare, load_profile
+from hf_vitstudy.claims import CLAIMS, choose_claims
 
 
-COMMANDS = ("blocks", "measure", "compare", "judge", "report", "demo")
+COMMANDS = ("blocks", "measure", "compare", "judge", "study", "report", "demo")
 
 
 class Run:
@@ -126,17 +128,90 @@ def test_from_a_folder_of_weights_to_a_report(run, vit_folder, resnet_folder, im
 def test_judge_prints_every_claim_and_writes_json(run, stored, tmp_path):
     found = run("judge", *stored, "--draws", 100, "--json", tmp_path / "claims.json")
     claims = json.loads((tmp_path / "claims.json").read_text())
-    assert [claim["id"] for claim in claims] == [
-        *("R-1", "R-2", "P-F1", "P-F2-mlp", "P-F2-conv"),
-        *("P-V1-msa", "P-V1-mlp", "P-V1-conv", "R-4-local", "R-4-mixed"),
-    ]
+    ids = [claim.id for claim in CLAIMS]
+    assert list(dict.fromkeys(claim["id"] for claim in claims)) == ids
+    judged = {claim["id"]: claim for claim in claims if claim["estimate"]}
+    assert {"R-1", "R-2", "P-F1", "P-F2-mlp", "P-F2-conv", "P-V1-msa", "R-4-local"} <= judged.keys()
     for claim in claims:
-        assert claim["id"] in found.out
+        assert f"{claim['id']}: " in found.out
         assert claim["verdict"] in found.out
-        assert claim["estimate"]["n"] == 64
+    assert judged["P-F1"]["estimate"]["n"] == 64
     only = run("judge", *stored, "--claims", "R-1,P-F1", "--draws", 100)
     assert "P-F1" in only.out
     assert "P-V1" not in only.out
+
+
+def table_row(text: str, name: str) -> str:
+    """The lines of one row of a table, from its name to the next row's, without folds."""
+    rows = text[text.index(name) :].split("\n")
+    return " ".join(" ".join([rows[0], *itertools.takewhile(lambda line: line[:1] in ("", " "), rows[1:])]).split())
+
+
+def test_judge_shows_what_a_verdict_rests_on(run, stored, tmp_path):
+    found = run("judge", *stored, "--claims", "R-1,R-2,P-F1", "--draws", 100, "--json", tmp_path / "claims.json")
+    claims, controls = found.out.split("controls\n")
+    for each in json.loads((tmp_path / "claims.json").read_text()):
+        row = table_row(claims, f"{each['id']}: ")
+        assert "64 images" in row
+        assert f"{each['p_holm']:.2g}" in row
+        assert (f"(alone: {each['alone']})" in row) == (each["alone"] != each["verdict"])
+        names = {control["name"] for control in each["controls"]}
+        assert names == ({"shuffled images", "without one image", "plain CKA"} if each["id"][0] == "R" else set())
+    assert controls.count("shuffled images") == 2
+    assert "P-F1" not in controls
+
+
+def test_a_claim_is_explained_without_profiles(run):
+    found = run("judge", "--explain", "P-F2-conv,R-1")
+    text = " ".join(found.out.split())
+    for claim in choose_claims(["P-F2-conv", "R-1"]):
+        for words in (claim.text, claim.source, claim.statistic, claim.formula, claim.falsified_by, claim.conditions):
+            assert words in text
+        assert f"{claim.margin:g} {claim.unit}" in text
+    assert "against Depthwise convolutions of ConvNeXt" in text
+    assert "checkpoints a checkpoint with attention and no convolutional blocks and a checkpoint with" in text
+    assert "--analyses fourier" in text
+    assert "--analyses cka" in text
+    assert text.count("controls shuffled images") == 1
+
+
+def test_with_profiles_the_explained_claims_are_judged(run, stored):
+    found = run("judge", *stored, "--explain", "P-F1", "--draws", 100)
+    assert "falsified by" in found.out
+    assert "64 images" in table_row(found.out, "P-F1: ")
+    assert "P-V1-msa" not in found.out
+
+
+def test_a_study_is_printed_written_and_written_up(run, stored, tmp_path):
+    place = tmp_path / "profiles"
+    for folder in stored:
+        shutil.copytree(folder, place / folder.name)
+    words = ("--claims", "R-1,P-F1,V-1-hybrid", "--draws", 100, "--permutations", 5)
+    found = run("study", place, "--out", tmp_path / "out", *words, "--findings", tmp_path / "FINDINGS.md")
+    assert found.code == 0, found.err
+    assert "1 pair no interval" in table_row(found.out, "R-1: ")
+    assert "1 checkpoint no interval" in table_row(found.out, "P-F1: ")
+    assert "needs a ViT on a convolutional network's maps" in table_row(found.out, "V-1-hybrid: ")
+    assert f"2 checkpoints, 2 judgements -> {tmp_path / 'out'}" in found.out.replace("\n", "")
+    made = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert made == {f"{name}.{kind}" for name in ("verdicts", "effects", "likeness") for kind in ("png", "svg")}
+    first = (tmp_path / "FINDINGS.md").read_text()
+    assert "](out/figures/verdicts.png)" in first
+    shutil.rmtree(place)
+    again = run("study", tmp_path / "out" / "results.json", "--findings", tmp_path / "FINDINGS.md")
+    assert again.code == 0, again.err
+    assert (tmp_path / "FINDINGS.md").read_text() == first
+
+
+def test_the_nearest_blocks_are_listed(run, stored, tmp_path):
+    place = tmp_path / "profiles"
+    for folder in stored:
+        shutil.copytree(folder, place / folder.name)
+    found = run("study", place, "--out", tmp_path / "out", "--nearest", "vit:block00.mlp")
+    assert found.code == 0, found.err
+    expected = compare(*map(load_profile, stored)).cka()["cka"].sel(row="block00.mlp").values
+    assert f"{expected.max():.3f}" in found.out
+    assert not (tmp_path / "out" / "results.json").exists()
 
 
 def test_maps_are_written_as_json_with_null_where_undefined(run, stored, tmp_path):
@@ -187,6 +262,18 @@ BAD = {
     ),
     "view not measured": (lambda s, t: ["compare", *s["stored"], "--view", "cls"], "has no measurement"),
     "unknown claim": (lambda s, t: ["judge", *s["stored"], "--claims", "R-99"], "no claim is called 'R-99'"),
+    "near claim": (lambda s, t: ["judge", "--explain", "PF2-mlp"], "did you mean P-F2-mlp"),
+    "untested claim": (lambda s, t: ["judge", "--explain", "V-4"], "V-4 cannot be judged on stored profiles: "),
+    "nothing to judge": (lambda s, t: ["judge"], "judge needs at least one profile, got none; or --explain ID"),
+    "no study": (lambda s, t: ["study", t / "none"], "no folder at"),
+    "too many pairs": (
+        lambda s, t: ["study", s["stored"][0].parent, "--pairs", 0, "--out", t / "o"],
+        "more than --pairs 0",
+    ),
+    "near what": (
+        lambda s, t: ["study", s["stored"][0].parent, "--nearest", "vit", "--out", t / "o"],
+        "CHECKPOINT:BLOCK",
+    ),
     "odd file name": (lambda s, t: ["compare", *s["stored"], "--out", t / "maps.xls"], "must end in .json or .csv"),
     "report into a folder": (lambda s, t: ["report", *s["stored"], "--draws", 100, "--out", t], "is a folder"),
 }

@@ -92,7 +92,7 @@ FAMILIES: dict[str, tuple[Callable[[Path], Path], list[str], set[int], bool]] = 
     "clip with its projection": (tower("CLIPVision", "CLIPVisionModelWithProjection"), SUBLAYERS * 2, {1}, True),
     "siglip": (towers("Siglip", "SiglipModel"), SUBLAYERS * 2, {0}, True),
     "siglip classifier": (towers("Siglip", "SiglipForImageClassification"), SUBLAYERS * 2, {0}, True),
-    "data2vec": (of("Data2VecVision", **PLAIN), SUBLAYERS * 2, {1}, False),
+    "data2vec": (of("Data2VecVision", **PLAIN), SUBLAYERS * 2, {1}, True),
     "i-jepa": (of("IJepa", **PLAIN), SUBLAYERS * 2, {0}, True),
     "swin": (of("Swin", **WINDOWS), SUBLAYERS * 4, {0}, False),
     "swin v2": (of("Swinv2", **WINDOWS), SUBLAYERS * 4, {0}, False),

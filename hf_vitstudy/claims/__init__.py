@@ -54,6 +54,8 @@ UNTESTED: dict[str, str] = {
     "network without it.",
     "V-4": "attention rollout falls on the semantic region (Dosovitskiy et al. 2020, Fig 6): needs masks or boxes of the "
     "objects in the reference images, and rollouts of all of them; the profile keeps those of a few images.",
+    "V-5-jft": "from 9 to 300 million images of JFT the ViT overtakes the ResNet (Dosovitskiy et al. 2020, Fig 4): needs JFT, "
+    "which is not public; the numbers can be quoted. V-5-few and V-5-all ask the same of small data sets.",
 }
 
 

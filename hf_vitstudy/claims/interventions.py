@@ -23,10 +23,8 @@ def _resampling(comparison: Comparison, n: int) -> Resampling:
 
 # --------------------------------------------------------------------------------------------------------------- noise
 
-PUBLISHED, NEAR = (
-    0.6,
-    0.15,
-)  # where the curves cross, in units of π, and what is about there: one and a half steps of the measurement
+# Where the curves cross, in units of π, and what is about there: one and a half steps of the measurement.
+PUBLISHED, NEAR = 0.6, 0.15
 
 
 def _crossing(comparison: Comparison) -> Crossing:

@@ -136,9 +136,8 @@ def _described(contrast: Callable[[Comparison], Estimate], words: str) -> Callab
 
 # ----------------------------------------------------------------------------------------------------------- landscape
 
-RADIUS = (
-    0.5  # of the weights' own length: at 1 a network may already guess, and its loss no longer tells how it got there
-)
+# Of the weights' own length: at 1 a network may already guess, and its loss no longer tells how it got there.
+RADIUS = 0.5
 DECAY = 0.05  # weight decay of the published recipe
 
 
