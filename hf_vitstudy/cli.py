@@ -401,7 +401,7 @@ def _print_table(title: str, heads: tuple[str, ...], rows: list[tuple]) -> None:
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for head in heads:
-        table.add_column(head, overflow="fold")
+        table.add_column(_plain(head), overflow="fold")
     for row in rows:
         table.add_row(*[_plain(cell) for cell in row])
     width = None if sys.stdout.isatty() else 200  # a file or a pipe has no width: keep rows on one line
@@ -484,11 +484,10 @@ def _described(texts: dict[str, str]) -> str:
 
 
 def _print_agreements(result: dict[str, Any]) -> None:
-    """Per claim what all checkpoints come to, and what kept it from being judged."""
+    """What all checkpoints come to, claim by claim, and below it why others were not judged."""
     rows = []
     for claim in result["claims"]:
         if "agreement" not in claim:
-            rows.append((f"{claim['id']}: {claim['text']}", "", "", "not judged", claim["reason"]))
             continue
         agreement = claim["agreement"]
         counts = ", ".join(f"{count} {name}" for name, count in agreement["counts"].items() if count)
@@ -497,6 +496,10 @@ def _print_agreements(result: dict[str, Any]) -> None:
         rows.append((f"{claim['id']}: {claim['text']}", effect, agreement["over"], verdict, counts))
     heads = ("claim", "mean effect [95 %]", "over", "verdict", "choices of checkpoints")
     _print_table(f"{result['title']}: claims over checkpoints", heads, rows)
+    missing = [(claim["id"], claim["text"], claim["reason"]) for claim in result["claims"] if "reason" in claim]
+    if missing:
+        typer.echo("")
+        _print_table("not judged", ("id", "claim", "why"), missing)
     for each in result["left_out"]:
         typer.echo(f"left out {each['key']}: {each['reason']}")
 

@@ -24,6 +24,7 @@ SECTIONS = (  # what is said over checkpoints: verdict -> heading
     ("undecided", "Undecided over these checkpoints"),
     ("no interval", "Too few checkpoints for a statement beyond them"),
 )
+FIGURES = ("verdicts", "effects", "likeness")
 VERDICTS = ("supported", "contradicted", "negligible", "undecided")
 NUMBER = re.compile(r"\d+[.,]\d+|\d+\s*%|[=≈<>]\s*[−-]?\d")  # of a result; ResNet-50, Fig 8 and 3 x 3 are names
 HEADING = re.compile(r"^##\s+(\S+)\s*$", re.MULTILINE)
@@ -73,7 +74,8 @@ def findings(
         "axes": list(dict.fromkeys(axis for each in result["checkpoints"] for axis in each["axes"])),
         "images": _images(result),
         "left_out": result["left_out"],
-        "figures": {name: Markdown(f"({address})") for name, address in (figures or {}).items()},
+        "figures": dict.fromkeys(FIGURES)
+        | {name: Markdown(f"({address})") for name, address in (figures or {}).items()},
         "nearest": [_nearest(result, group) for group in result["groups"]],
     }
     made = environment()

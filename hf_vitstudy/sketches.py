@@ -25,7 +25,7 @@ from .profile import MANIFEST, Profile, load_profile
 
 BINS = 16_384
 DEPTHS = np.linspace(0.1, 1, 10)  # relative depths at which two checkpoints are compared
-TILE = 32  # checkpoints held at once on each side of a matrix of distances
+TILE = 64  # checkpoints held at once on each side of a matrix of distances
 FORMAT = 1
 
 

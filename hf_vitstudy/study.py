@@ -84,7 +84,15 @@ class Member:
 
     def load(self) -> Profile:
         """The whole profile, with the facts that the study tells."""
-        return _with_facts(merge([load_profile(folder) for folder in self.folders]), self.told)
+        try:
+            return _with_facts(merge([load_profile(folder) for folder in self.folders]), self.told)
+        except StudyError as error:
+            if len(self.folders) < 2:
+                raise
+            names = ", ".join(map(str, self.folders))
+            raise StudyError(
+                f"{names} are of one checkpoint on the same images, so they were put together: {error}"
+            ) from error
 
     @property
     def group(self) -> tuple[str, ...]:

@@ -110,13 +110,3 @@ def in_stages(case: Made, stages: list[int]) -> Made:
     """The same with the blocks in other stages."""
     data = case.profile.data.assign_coords(stage=("block", np.array(stages, np.int32)))
     return Made(Profile(data, case.profile.provenance), case.features)
-
-
-def undefined(profile: Profile, *names: str) -> Profile:
-    """The same with these measurements undefined for every image."""
-    data = profile.data
-    for name in names:
-        array = data[name]
-        empty = np.zeros_like(array.values) if name.startswith(("gram", "head_gram")) else np.full(array.shape, np.nan)
-        data = data.assign({name: array.copy(data=empty)})
-    return Profile(data, profile.provenance)

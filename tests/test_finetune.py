@@ -21,6 +21,7 @@ from toy_recipes import CLASSES, MODELS, RECIPES, finetune, log_lines, run, sett
 from transformers import AutoModelForImageClassification
 
 from hf_vitstudy import StudyError, load_checkpoint, load_profile
+from hf_vitstudy.claims import facts
 from hf_vitstudy.training import resume
 from hf_vitstudy.training.data import open_split
 from hf_vitstudy.training.settings import DataConfig, read_config
@@ -295,6 +296,30 @@ def test_profiles_of_a_network_that_learns(recipe, shapes):
     assert weights[-1] == load_checkpoint(folder).provenance["weights_sha256"]
     assert profiles[1].provenance["checkpoint"]["name"] == "run-step10"
     assert str(shapes.parent) not in json.dumps(profiles[1].provenance)
+
+
+def test_profiles_at_chosen_epochs_say_how_far_the_training_was(recipe, shapes):
+    profile = json.dumps({"images": str(shapes), "split": "test", "n": 16, "at": [0, 0.4], "analyses": ["variance"]})
+    record = run(recipe, f"profile={profile}", "epochs=2", "eval_train=true")
+    profiles = [load_profile(path) for path in sorted((recipe.parent / "run" / "profiles").iterdir())]
+    known = [facts(profile) for profile in profiles]
+    assert [of.axes["progress"] for of in known] == [0, 0.2]
+    assert [of.state for of in known] == ["untrained", "training"]
+    assert [of.axes["seed"] for of in known] == [record["config"]["seed"]] * 2
+    assert record["metrics"]["train"]["n"] == 43
+    assert record["metrics"]["train"]["nll_error"] > 0
+
+
+def test_a_finished_network_says_how_it_was_trained(recipe, shapes):
+    run(recipe)
+    about = load_checkpoint(recipe.parent / "run").provenance
+    assert about["config"]["hidden_size"] == 12
+    assert about["training"]["steps"] == about["training"]["total_steps"] > 0
+    assert str(shapes.parent) not in json.dumps(about)
+    tuned = ("model=" + json.dumps({"checkpoint": str(recipe.parent / "run")}), f"output={recipe.parent / 'tuned'}")
+    run(recipe, *tuned)
+    parent = load_checkpoint(recipe.parent / "tuned").provenance["training"]["checkpoint_sha256"]
+    assert parent == about["files"], "a fine-tuned network names the file it began with"
 
 
 WATCHED = {"split": "test", "n": 16, "every": 2, "analyses": ["variance"]}

@@ -1,8 +1,10 @@
 """Many profiles: what is read, judged and kept in memory; agreement over checkpoints; sketches, groups, neighbours."""
 
+import copy
 import itertools
 import json
 import math
+import re
 import shutil
 import weakref
 from dataclasses import replace
@@ -10,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.patches import Rectangle
 from scipy import stats as scipy_stats
 from synthetic import synthetic_profile
 
@@ -19,6 +22,14 @@ from hf_vitstudy.claims import Control, Judgement, Verdict, choose_claims, judge
 from hf_vitstudy.claims.facts import FINE_TUNED, less
 from hf_vitstudy.comparison import compare
 from hf_vitstudy.errors import StudyError, nearest_name
+from hf_vitstudy.figures import (
+    VERDICT_LOOK,
+    dendrogram_figure,
+    effects_figure,
+    overview_figure,
+    save_study_figures,
+)
+from hf_vitstudy.figures import study as figures_study
 from hf_vitstudy.profile import Profile, load_profile
 from hf_vitstudy.sketches import (
     DEPTHS,
@@ -584,3 +595,115 @@ def test_a_name_of_several_profiles_needs_a_path(folder, tmp_path):
 def test_hints_for_names():
     assert nearest_name("P-F2", ["P-F2-mlp", "P-F2-conv", "R-1"], most=2) == "did you mean P-F2-mlp or P-F2-conv?"
     assert nearest_name("zzz", ["b", "a"]) == "there are: a, b"
+
+
+# ------------------------------------------------------------------------------------------------------------ figures
+
+
+def marks(ax, verdict: str) -> list:
+    """Marks of one verdict on an axes, as (x, y)."""
+    colour, marker = VERDICT_LOOK[Verdict(verdict)]
+    return [
+        (line.get_xdata()[0], line.get_ydata()[0])
+        for line in ax.lines
+        if line.get_marker() == marker and line.get_color() == colour
+    ]
+
+
+def test_the_overview_has_a_mark_for_every_judgement(result):
+    figure = overview_figure(result)
+    single, several = figure.axes
+    for verdict in VERDICT_LOOK:
+        judged = [each for each in result["judgements"] if each["verdict"] == verdict and each["claim"] != "R-1"]
+        over = [c for c in result["claims"] if len(c["roles"]) == 1 and c["agreement"]["verdict"] == verdict]
+        assert len(marks(single, verdict)) == len(judged) + len(over)
+    pairs = sum(len(marks(several, str(verdict))) for verdict in VERDICT_LOOK)
+    assert pairs == 16 + 1
+    names = [label.get_text() for label in single.get_xticklabels()]
+    assert names == [
+        "vit-0-0",
+        "vit-0-1",
+        "vit-1-0",
+        "vit-1-1",
+        "resnet-0-0",
+        "resnet-0-1",
+        "resnet-1-0",
+        "resnet-1-1",
+        "all",
+    ]
+    assert "vit-0-0 × resnet-0-0" in [label.get_text() for label in several.get_xticklabels()]
+
+
+def test_too_many_choices_are_bars_whose_lengths_are_shares(result, monkeypatch):
+    monkeypatch.setattr(figures_study, "MOST_COLUMNS", 5)
+    result = copy.deepcopy(result)
+    claim = next(claim for claim in result["claims"] if claim["id"] == "R-1")
+    claim["agreement"]["counts"] = {"supported": 4, "contradicted": 2, "negligible": 2, "undecided": 8}
+    _, several = overview_figure(result).axes
+    widths = [bar.get_width() for bar in several.patches if isinstance(bar, Rectangle) and bar.get_height() == 0.62]
+    np.testing.assert_allclose(np.array(widths) / sum(widths), [0.25, 0.125, 0.125, 0.5])
+    looks = {(bar.get_hatch(), bar.get_facecolor()) for bar in several.patches if bar.get_height() == 0.62}
+    assert len(looks) == 4
+
+
+def test_effects_show_every_choice_and_the_interval_over_checkpoints(result):
+    (ax,) = effects_figure(result).axes
+    claim = next(claim for claim in result["claims"] if claim["id"] == "P-F1")
+    row = len(result["claims"]) - 1 - result["claims"].index(claim)
+    interval = [claim["agreement"]["estimate"][end] / claim["margin"] for end in ("low", "high")]
+    assert any(
+        np.allclose(line.get_xdata(), interval)
+        for line in ax.lines
+        if len(line.get_xdata()) == 2 and set(line.get_ydata()) == {row}
+    )
+    dots = next(
+        line for line in ax.lines if len(line.get_xdata()) == 4 and abs(np.mean(line.get_ydata()) - row) < 0.01
+    )
+    values = [each["estimate"]["value"] for each in result["judgements"] if each["claim"] == "P-F1"]
+    np.testing.assert_allclose(dots.get_xdata(), np.array(values) / claim["margin"])
+    assert "2 recipes (4 checkpoints)" in [text.get_text() for text in ax.texts]
+
+
+def test_a_mean_without_an_interval_looks_like_none(result):
+    result = copy.deepcopy(result)
+    for claim in result["claims"]:
+        claim["agreement"]["estimate"] |= {"low": None, "high": None, "error": None}
+        claim["agreement"]["verdict"] = "undecided"
+    (ax,) = effects_figure(result).axes
+    assert not marks(ax, "undecided")
+    assert sum(line.get_marker() == "|" for line in ax.lines) == len(result["claims"])
+
+
+def test_the_tree_has_a_leaf_for_every_checkpoint_and_merges_at_its_distances(result):
+    (ax,) = dendrogram_figure(result).axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert sorted(names) == sorted(each["name"] for each in result["checkpoints"])
+    heights = sorted(line.get_xdata()[1] for line in ax.lines if len(line.get_xdata()) == 4)
+    np.testing.assert_allclose(heights, np.array(result["groups"][0]["linkage"])[:, 2])
+    hollow = [line for line in ax.lines if line.get_markerfacecolor() == "white"]
+    assert len(hollow) == 2, "the untrained ones"
+
+
+def test_a_large_tree_is_cut_and_says_how_many_it_leaves_out(result, monkeypatch):
+    monkeypatch.setattr(figures_study, "MOST_LEAVES", 4)
+    (ax,) = dendrogram_figure(result).axes
+    names = [label.get_text() for label in ax.get_yticklabels()]
+    assert len(names) == 4
+    more = sum(int(match[1]) for name in names if (match := re.search(r" and (\d+) more$", name)))
+    assert more == 10 - 4
+
+
+def test_figures_of_a_study_without_anything_to_draw_are_refused(result):
+    nothing = result | {"claims": [], "groups": []}
+    for draw in (overview_figure, effects_figure):
+        with pytest.raises(StudyError, match="no claim could be judged in this study"):
+            draw(nothing)
+    with pytest.raises(StudyError, match="no two checkpoints of this study"):
+        dendrogram_figure(nothing)
+
+
+def test_saved_figures(result, tmp_path):
+    paths = save_study_figures(tmp_path, result, formats=("svg",))
+    assert [path.name for path in paths] == ["verdicts.svg", "effects.svg", "likeness.svg"]
+    assert all(path.stat().st_size > 1000 for path in paths)
+    assert save_study_figures(tmp_path, result | {"claims": [], "groups": []}) == []

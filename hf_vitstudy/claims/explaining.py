@@ -77,5 +77,9 @@ def explain(claim: Claim) -> dict[str, str]:
 
 def measure_command(claim: Claim) -> str:
     """The command that measures what the claim reads; ``CHECKPOINT`` and ``IMAGES`` are to fill in."""
-    names = list(dict.fromkeys(filter(None, map(measured_by, claim.needs + claim.needs_first))))
-    return f"vitstudy measure CHECKPOINT --images IMAGES --analyses {','.join(names) or 'default'}"
+    names = dict.fromkeys(filter(None, map(measured_by, (*claim.needs, *claim.needs_first))))
+    if not names:  # it reads what the training recipe recorded, which every profile repeats
+        return (
+            "any profile of a checkpoint trained by recipes/finetune.py: vitstudy measure CHECKPOINT --images IMAGES"
+        )
+    return f"vitstudy measure CHECKPOINT --images IMAGES --analyses {','.join(names)}"

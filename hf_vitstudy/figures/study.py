@@ -49,7 +49,7 @@ def overview_figure(result: Result) -> Figure:
         raise StudyError("no claim could be judged in this study; its result says why under 'claims'")
     heights = [ROW * len(claims) + _head(result, columns) for claims, columns in parts]
     figure = new_figure(PAGE, sum(heights) + 0.35)
-    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=heights)[:, 0]
+    axes = figure.subplots(len(parts), 1, squeeze=False, height_ratios=[len(claims) for claims, _ in parts])[:, 0]
     for ax, (claims, columns) in zip(axes, parts, strict=True):
         draw_verdicts(ax, result, claims, columns)
     _draw_legend(figure, *_verdict_handles(bars=any(len(columns) > MOST_COLUMNS for _, columns in parts)))
@@ -182,6 +182,7 @@ def effects_figure(result: Result) -> Figure:
     figure = new_figure(PAGE, 0.27 * len(claims) + 0.9)
     draw_effects(figure.subplots(), result, claims)
     handles, labels = _verdict_handles()
+    handles[-1] = Line2D([], [], **ALONE | {"marker": "|"}, markersize=7)
     _draw_legend(figure, [*handles, Line2D([], [], **DOT)], [*labels, "one choice"])
     return figure
 
