@@ -10,6 +10,7 @@ the manifest is checked on every load.
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -74,10 +75,9 @@ class Profile:
         absent = self.provenance.get("absent", {})
         if name in absent:
             raise StudyError(f"{self.name} has no {name!r}: {absent[name]}")
-        present = ", ".join(str(key) for key in self.data.data_vars)
-        raise StudyError(
-            f"{self.name} has no measurement {name!r}; it has: {present}. Measure again with it included."
-        )
+        near = difflib.get_close_matches(name, [str(key) for key in self.data.data_vars], n=3)
+        hint = f"; it has {', '.join(near)}" if near else ""
+        raise StudyError(f"{self.name} has no measurement {name!r}{hint}. Measure again with it included.")
 
     def gram(self, view: str = "flatten") -> np.ndarray:
         """U-centred Gram blocks, (block, batch, image, image) float32, each batch scaled as it was measured.

@@ -316,8 +316,7 @@ def _look(number: int) -> dict[str, Any]:
 
 
 def _claims_panel(svg: Drawer, judgements: Sequence[Judgement]) -> str:
-    shown = [judgement for judgement in judgements if judgement.estimate is not None]
-    figure = figures.new_figure(6.0, 0.32 * len(shown) + 0.6)
+    figure = figures.new_figure(6.0, figures.claims_height(judgements))
     figures.draw_claims(figure.subplots(), judgements)
     about = f"Forest plot of effects in units of their margins. {_verdict_counts(judgements)}"
     return svg.inline(figure, about, form="wide")

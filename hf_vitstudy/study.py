@@ -31,7 +31,8 @@ from .claims.explaining import measure_command
 from .claims.facts import AXES
 from .claims.judging import Bench, judge_choice
 from .errors import StudyError, nearest_name
-from .profile import MANIFEST, Profile, load_profile, merge
+from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge
+from .profile import DESCRIPTION as ABOUT
 from .sketches import Hit, Shelf, average_linkage, distances, nearest_blocks
 from .stats import wilson
 
@@ -192,8 +193,12 @@ def _description(folder: Path) -> tuple[str, dict[str, dict[str, Any]]]:
 
 
 def find_profiles(folder: Path) -> list[Path]:
-    """Folders of profiles below this one, sorted; those whose path has a part that begins with a dot are passed over."""
-    found = (path.parent for path in folder.rglob(MANIFEST))
+    """Folders of profiles below this one, sorted; those whose path has a part that begins with a dot are passed over.
+
+    So are other folders with a manifest, such as the checkpoints of a training; a profile that lacks a file is not.
+    """
+    parts = (ARRAYS, ABOUT)
+    found = [path.parent for path in folder.rglob(MANIFEST) if any((path.parent / name).exists() for name in parts)]
     return sorted(path for path in found if not any(part.startswith(".") for part in path.relative_to(folder).parts))
 
 
@@ -356,8 +361,9 @@ def _reason(claim: Claim, judged: Sequence[tuple[Choice, Judgement]], bench: Ben
     notes = [judgement.note for _, judgement in judged if judgement.claim is claim]
     if not notes:
         return bench.missing(claim)
-    said, missing, _ = notes[0].partition("; it has:")
-    return f"{said}; {measure_command(claim)}" if missing else said or "undefined for these checkpoints"
+    if " has no measurement " in notes[0]:
+        return f"{notes[0].partition('. Measure again')[0]}: {measure_command(claim)}"
+    return notes[0] or "undefined for these checkpoints"
 
 
 def _agreement(agreement: Agreement) -> dict[str, Any]:

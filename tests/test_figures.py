@@ -13,6 +13,7 @@ from synthetic import synthetic_profile
 from synthetic_measurements import GRID, measured_profile, with_variable
 
 from hf_vitstudy import StudyError, compare, figures, judge
+from hf_vitstudy.claims import choose_claims
 from hf_vitstudy.comparison import caveats
 from hf_vitstudy.figures import Study
 from hf_vitstudy.figures.interventions import REMOVAL
@@ -137,7 +138,7 @@ def test_claims_are_drawn_in_units_of_their_margins(vit, resnet):
     judgements = judge(vit, resnet, draws=100)
     ax = axes()
     figures.draw_claims(ax, judgements)
-    shown = [judgement for judgement in judgements if judgement.estimate]
+    shown = [judgement for judgement in judgements if judgement.estimate and np.isfinite(judgement.estimate.value)]
     assert len(shown) >= 10
     marks = [line for line in ax.lines if len(line.get_xdata()) == 1]
     bars = [line for line in ax.lines if len(line.get_xdata()) == 2 and line.get_ydata()[0] == line.get_ydata()[1]]
@@ -148,6 +149,19 @@ def test_claims_are_drawn_in_units_of_their_margins(vit, resnet):
         assert mark.get_xdata()[0] == pytest.approx(judgement.estimate.value / judgement.claim.margin)
         assert (mark.get_color(), mark.get_marker()) == figures.VERDICT_LOOK[judgement.verdict]
         assert ax.get_xlim()[0] < mark.get_xdata()[0] < ax.get_xlim()[1]
+
+
+def test_a_claim_on_several_choices_has_a_mark_for_each_in_one_row(vit, resnet):
+    judgements = judge(vit, synthetic_profile("vit", n=64, seed=5, name="third"), resnet, draws=100, permutations=0)
+    ax = axes()
+    figures.draw_claims(ax, judgements)
+    labels = [text.get_text().replace("\n", " ") for text in ax.get_yticklabels()]
+    row = next(place for place, label in enumerate(labels) if label.endswith("(R-1)"))
+    marks = [line for line in ax.lines if len(line.get_xdata()) == 1 and abs(line.get_ydata()[0] - row) < 0.5]
+    wanted = [j.estimate.value / j.claim.margin for j in judgements if j.claim.id == "R-1"]
+    assert len(wanted) == 2
+    assert [mark.get_xdata()[0] for mark in marks] == pytest.approx(wanted)
+    assert len(labels) == len(set(labels)) < len([j for j in judgements if j.estimate])
 
 
 def test_all_figures_are_saved_twice_and_the_same_each_time(vit, resnet, tmp_path):
@@ -162,7 +176,7 @@ def test_all_figures_are_saved_twice_and_the_same_each_time(vit, resnet, tmp_pat
 def test_figures_without_their_measurement_are_left_out_and_say_so_alone(resnet, tmp_path):
     bare = without(resnet, "fourier", "variance", "relative_variance", "frequency")
     names = [path.name for path in figures.save_figures(tmp_path, bare, draws=100, formats=["png"])]
-    assert names == ["cka.png", "similarity-measures.png", "caveats.png"]
+    assert names == ["cka.png", "similarity-measures.png", "caveats.png", "claims.png"]
     for draw, message in (
         (figures.depth_figure, "--analyses fourier,variance"),
         (figures.spectra_figure, "--analyses fourier"),
@@ -171,7 +185,7 @@ def test_figures_without_their_measurement_are_left_out_and_say_so_alone(resnet,
         with pytest.raises(StudyError, match=message):
             draw([bare])
     with pytest.raises(StudyError, match="no claim could be judged"):
-        figures.claims_figure(judge(bare, draws=100))
+        figures.claims_figure(judge(bare, claims=choose_claims(["R-1", "P-F1"]), draws=100))
 
 
 def test_three_profiles_are_compared_in_pairs(vit, resnet, tmp_path):

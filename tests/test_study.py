@@ -89,6 +89,19 @@ def test_products_of_sketches_are_cka(bins):
     assert whole or np.sqrt((error**2).mean()) < 1.5 / math.sqrt(bins)
 
 
+def test_signs_keep_what_has_nothing_in_common_apart():
+    """Entries of one sign in different places: without random signs their sketches would be alike."""
+    whole = checkpoint("resnet", n=128, block=32)
+    data = whole.data.copy(deep=True)
+    data["scale_flatten"][:] = 1
+    data["gram_flatten"][:] = 0
+    data["gram_flatten"][0, :2] = 1
+    data["gram_flatten"][1, 2:] = 1
+    rows = unit_rows(in_brief(Profile(data, whole.provenance), bins=256))
+    assert abs(rows[0] @ rows[1]) < 5 / math.sqrt(256)
+    assert rows[0] @ rows[0] == pytest.approx(1)
+
+
 def test_a_brief_keeps_facts_and_counts_but_no_measurement():
     whole = checkpoint("vit")
     data = whole.data.copy(deep=True)
@@ -518,15 +531,20 @@ def test_a_claim_that_nothing_fits_says_what_is_needed(folder, tmp_path):
     found = make_study(folder, tmp_path, replace(QUICK, claims=claims))
     reasons = [claim.get("reason") for claim in found["claims"]]
     assert reasons[0] == "needs a ViT of several stages, such as Swin or PiT"
-    assert reasons[1].startswith("vit-0-0 has no measurement 'skip_removal_correct'; vitstudy measure CHECKPOINT")
+    assert reasons[1].startswith("vit-0-0 has no measurement 'skip_removal_correct': vitstudy measure CHECKPOINT")
     assert reasons[1].endswith("--analyses skip_removal")
     assert reasons[2] is None
 
 
-def test_hidden_folders_hold_no_profiles(tmp_path):
+def test_hidden_folders_and_checkpoints_of_a_training_are_no_profiles(tmp_path):
     for name in (".sketches/a", "b/.c.123.new", "d/e"):
         checkpoint("vit").save(tmp_path / name)
+    (tmp_path / "checkpoint").mkdir()
+    for name in ("manifest.json", "state.pt"):
+        (tmp_path / "checkpoint" / name).write_text("{}")
     assert find_profiles(tmp_path) == [tmp_path / "d/e"]
+    (tmp_path / "d/e/profile.json").unlink()
+    assert find_profiles(tmp_path) == [tmp_path / "d/e"], "so that the damage is said"
 
 
 BAD = {

@@ -60,7 +60,7 @@ from .study import (
     save_study_figures,
 )
 from .tokens import draw_probes, draw_radius, draw_receptive_maps, draw_shares, draw_token_map
-from .verdicts import claims_figure, draw_claims
+from .verdicts import claims_figure, claims_height, draw_claims
 
 
 __all__ = [
@@ -85,6 +85,7 @@ __all__ = [
     "all_figures",
     "cka_figure",
     "claims_figure",
+    "claims_height",
     "dendrogram_figure",
     "depth_axis",
     "depth_figure",
