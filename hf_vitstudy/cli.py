@@ -348,6 +348,8 @@ def study(
     from .findings import write_findings
     from .study import Settings, load_study, make_study
 
+    if commentary is not None and findings is None:
+        raise StudyError("--commentary goes into the findings; name their file with --findings FINDINGS.md")
     if near is not None:
         _print_nearest(folder, out, near)
         return
@@ -395,17 +397,19 @@ def report(
 # ---------------------------------------------------------------------------------------------------------- printing
 
 
-def _print_table(title: str, heads: tuple[str, ...], rows: list[tuple]) -> None:
+def _print_table(
+    title: str, heads: tuple[str, ...], rows: list[tuple], whole: tuple[str, ...] = (), width: int = 200
+) -> None:
+    """Rows in columns; those headed as in `whole` are never broken. `width` is that of a file or a pipe, which has none."""
     from rich.console import Console
     from rich.table import Table
 
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for head in heads:
-        table.add_column(_plain(head), overflow="fold")
+        table.add_column(_plain(head), overflow="fold", no_wrap=head in whole)
     for row in rows:
         table.add_row(*[_plain(cell) for cell in row])
-    width = None if sys.stdout.isatty() else 200  # a file or a pipe has no width: keep rows on one line
-    Console(width=width).print(table)
+    Console(width=None if sys.stdout.isatty() else width).print(table)
 
 
 def _plain(cell: Any) -> str:
@@ -434,8 +438,26 @@ def _print_best_matches(cross: xr.Dataset, name_a: str, name_b: str, measure: st
 
 def _print_judgements(judgements: list[Judgement]) -> None:
     """Verdicts, below them what they rest on: the controls of CKA claims, and what makes a statistic say less."""
-    heads = ("claim", "effect [95 %]", "margin", "n", "verdict", "p (Holm)", "checkpoints", "conditions")
-    _print_table("claims", heads, [_judgement_row(judgement) for judgement in judgements])
+    heads = (
+        "id",
+        "claim",
+        "verdict",
+        "effect [95 %]",
+        "margin",
+        "n",
+        "p (Holm)",
+        "checkpoints",
+        "source",
+        "conditions",
+    )
+    judged = [judgement for judgement in judgements if judgement.estimate]
+    if judged:
+        whole = ("id", "verdict", "margin", "n", "p (Holm)", "source")
+        _print_table("claims", heads, [_judgement_row(judgement) for judgement in judged], whole, width=240)
+    missing = [(j.claim.id, j.claim.text, _where(j) + j.note) for j in judgements if not j.estimate]
+    if missing:
+        typer.echo("")
+        _print_table("not judged", ("id", "claim", "why"), missing, ("id",))
     controls = [
         (judgement.claim.id, " / ".join(judgement.checkpoints), control.name, _interval(control), control.text)
         for judgement in judgements
@@ -455,16 +477,27 @@ def _judgement_row(judgement: Judgement) -> tuple:
     verdict = str(judgement.verdict)
     if estimate and judgement.alone != judgement.verdict:
         verdict += f" (alone: {judgement.alone})"
+    assert estimate is not None
     return (
-        f"{claim.id}: {claim.text} ({claim.source})",
-        f"{estimate} {claim.unit}" if estimate else judgement.note,
-        f"{claim.margin:g}",
-        counted(estimate.n, estimate.unit_resampled) if estimate else "",
+        claim.id,
+        claim.text,
         verdict,
-        "" if np.isnan(judgement.p_holm) else f"{judgement.p_holm:.2g}",
+        f"{estimate} {claim.unit}",
+        f"{claim.margin:g}",
+        counted(estimate.n, estimate.unit_resampled),
+        _p(judgement.p_holm),
         " / ".join(judgement.checkpoints),
+        claim.source,
         textwrap.shorten(claim.conditions, 70, placeholder=" …"),
     )
+
+
+def _p(value: float) -> str:
+    return "" if np.isnan(value) else "<0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _where(judgement: Judgement) -> str:
+    return f"{' / '.join(judgement.checkpoints)}: " if judgement.checkpoints else ""
 
 
 def _interval(control: Control) -> str:
