@@ -19,7 +19,7 @@ import numpy as np
 from .claims import ALPHA, Claim, Control, Judgement, Verdict, verdict
 from .claims.contract import p_value
 from .claims.facts import FINE_TUNED
-from .stats import Estimate, crossed_mean, holm, mean_of
+from .stats import Estimate, crossed_mean, holm, mean_of, student
 
 
 End = tuple[str, str]
@@ -73,6 +73,7 @@ def agree(claim: Claim, cases: Sequence[Case]) -> Agreement:
         _related(claim, cases) if claim.relation else _crossed(cases) if len(claim.roles) > 1 else _single(cases)
     )
     estimate, over, note = averaged
+    estimate = at_least_as_wide(estimate, cases)
     values = [case.value for case in cases]
     known = math.isfinite(estimate.error)
     return Agreement(
@@ -88,6 +89,22 @@ def agree(claim: Claim, cases: Sequence[Case]) -> Agreement:
         alone=verdict(estimate, claim.margin),
         p=p_value(estimate, claim.margin) if known else math.nan,
     )
+
+
+def at_least_as_wide(estimate: Estimate, cases: Sequence[Case]) -> Estimate:
+    """The estimate with the error of single choices, where checkpoints differ by less.
+
+    Two seeds may agree to the last digit, as counts of few eigenvalues do, and still be known badly. Their spread holds both
+    kinds of error in the mean; with few of them it can miss either.
+    """
+    own = [case.judgement.estimate.error for case in cases if case.judgement.estimate]
+    known = [error for error in own if math.isfinite(error)]
+    if not known or not math.isfinite(estimate.error):
+        return estimate
+    least = math.sqrt(float(np.mean(np.square(known))) / estimate.n)
+    if estimate.error >= least:
+        return estimate
+    return student(estimate.value, least, estimate.freedom, estimate.n, estimate.level, estimate.unit_resampled)
 
 
 def corrected_together(agreements: Sequence[Agreement]) -> list[Agreement]:

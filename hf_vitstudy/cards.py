@@ -55,8 +55,8 @@ def model_card(
     Raises:
         StudyError: a recorded metric is no finite number, or has no number of images beside it.
     """
-    known: dict[str, Any] = _clean({**record, "classes": list(classes or record.get("classes") or ())})
-    name, license = _clean(name), _clean(license)
+    known: dict[str, Any] = clean({**record, "classes": list(classes or record.get("classes") or ())})
+    name, license = clean(name), clean(license)
     title = one_line((name or "").split("/")[-1]) or _title(known)
     context = _context(known, name, license) | {"title": title}
     text = environment().get_template("model_card.md").render(context)
@@ -70,7 +70,7 @@ def _metadata(record: dict[str, Any], title: str, license: str | None) -> str:
     from huggingface_hub import ModelCardData
 
     base, results = _base(record), list(_eval_results(record))
-    datasets = [part["name"] for part in _parts(record).values() if _on_the_hub(part)]
+    datasets = [part["name"] for part in _parts(record).values() if on_the_hub(part)]
     kind = _model_type(record)
     data = ModelCardData(
         license=one_line(license) if license else None,
@@ -116,10 +116,10 @@ def _context(record: dict[str, Any], name: str | None, license: str | None) -> d
     accuracy = [row for row in results if row["part"] == "test" and row["metric"] == METRICS["accuracy"][0]]
     return {
         "kind": _model_type(record),
-        "parameters": _count(record.get("parameters")),
-        "number_of_classes": _count(len(classes) or None),
+        "parameters": count_text(record.get("parameters")),
+        "number_of_classes": count_text(len(classes) or None),
         "base": _base_link(record),
-        "train": {"name": _link(train), "n": _count(train.get("n"))} if train else None,
+        "train": {"name": images_link(train), "n": count_text(train.get("n"))} if train else None,
         "headline": accuracy[0] if accuracy else None,
         "results": results,
         "seed": (config or {}).get("seed"),
@@ -127,11 +127,11 @@ def _context(record: dict[str, Any], name: str | None, license: str | None) -> d
         "load": _loading(name, _model_type(record)),
         "measure": _measuring(name, test),
         "classes": Markdown(" · ".join(escape(label) for label in classes[:LISTED_CLASSES])),
-        "more_classes": _count(len(classes) - LISTED_CLASSES) if len(classes) > LISTED_CLASSES else None,
+        "more_classes": count_text(len(classes) - LISTED_CLASSES) if len(classes) > LISTED_CLASSES else None,
         "data": [
-            about | {"part": part, "link": _link(about), "n": _count(about.get("n"))} for part, about in parts.items()
+            about | {"part": part, "link": images_link(about), "n": count_text(about.get("n"))} for part, about in parts.items()
         ],
-        "local_data": any(not _on_the_hub(about) for about in parts.values()),
+        "local_data": any(not on_the_hub(about) for about in parts.values()),
         "facts": list(_facts(record)),
         "recipe": _yaml(config) if config else None,
         "command": _command(record),
@@ -149,7 +149,7 @@ def _results(record: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 share = wilson(round(value * n), n)
                 interval = f"{100 * share.low:.2f} to {100 * share.high:.2f} %"
             shown = f"{100 * value:.2f} %" if is_share else f"{value:.4f}"
-            yield {"part": part, "metric": name, "value": shown, "interval": interval, "n": _count(n)}
+            yield {"part": part, "metric": name, "value": shown, "interval": interval, "n": count_text(n)}
 
 
 def _metrics(record: dict[str, Any]) -> dict[str, dict[str, float]]:
@@ -270,7 +270,7 @@ def _parts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {part: data[part] for part in ("train", "holdout", "test") if data.get(part)}
 
 
-def _on_the_hub(part: dict[str, Any]) -> bool:
+def on_the_hub(part: dict[str, Any]) -> bool:
     """Only data sets from the Hub have a commit."""
     return bool(part.get("revision")) and bool(part.get("name"))
 
@@ -304,26 +304,26 @@ def _base_link(record: dict[str, Any]) -> Markdown | str | None:
     return Markdown(f"[{escape(repository)}](https://huggingface.co/{repository}){at}")
 
 
-def _link(part: dict[str, Any]) -> Markdown | str:
+def images_link(part: dict[str, Any]) -> Markdown | str:
     name = part.get("name") or "unnamed images"
-    if _on_the_hub(part) and HUB_ID.fullmatch(name):
+    if on_the_hub(part) and HUB_ID.fullmatch(name):
         return Markdown(f"[{escape(name)}](https://huggingface.co/datasets/{name})")
     return name
 
 
-def _count(number: Any) -> str | None:
+def count_text(number: Any) -> str | None:
     return None if number is None else f"{number:,}"
 
 
 # --------------------------------------------------------------------------------------------------------- escaping
 
 
-def _clean(value: Any) -> Any:
+def clean(value: Any) -> Any:
     """The same, but of an absolute path only its last part, and no token."""
     if isinstance(value, Mapping):
-        return {key: _clean(inner) for key, inner in value.items()}
+        return {key: clean(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
+        return [clean(inner) for inner in value]
     if not isinstance(value, str):
         return value
     if ABSOLUTE_PATH.match(value):

@@ -12,17 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from .agreement import counted
+from .claims import CLAIMS, UNTESTED
 from .errors import StudyError, nearest_name
 from .markdown import Markdown, environment, escape, tidy
 
 
 Result = dict[str, Any]
-SECTIONS = (  # what is said over checkpoints: verdict -> heading
-    ("supported", "What held"),
-    ("contradicted", "What did not hold"),
-    ("negligible", "Too small to matter"),
-    ("undecided", "Undecided over these checkpoints"),
-    ("no interval", "Too few checkpoints for a statement beyond them"),
+SECTIONS = (  # what is said over checkpoints, else of all choices of them: key -> heading
+    ("supported", "Held over checkpoints"),
+    ("contradicted", "Did not hold over checkpoints"),
+    ("negligible", "Too small to matter over checkpoints"),
+    ("all supported", "Held on every choice of checkpoints"),
+    ("all contradicted", "Did not hold on any choice of checkpoints"),
+    ("divided", "Held on some checkpoints and did not on others"),
+    ("undecided", "Undecided"),
 )
 FIGURES = ("verdicts", "effects", "likeness")
 VERDICTS = ("supported", "contradicted", "negligible", "undecided")
@@ -79,8 +82,17 @@ def findings(
         "nearest": [_nearest(result, group) for group in result["groups"]],
     }
     made = environment()
-    made.filters["words"] = lambda text: Markdown(escape(text, shorten=False))
+    made.filters["words"] = _words
+    made.filters["formula"] = lambda text: Markdown(f"`{text}`" if text in OURS and "`" not in text else _words(text))
     return tidy(made.get_template("findings.md").render(context))
+
+
+OURS = {str(value) for claim in CLAIMS for value in claim.to_dict().values()} | {*UNTESTED.values()}
+
+
+def _words(text: str) -> Markdown:
+    """Sentences of our own claims as they stand; of a stored result that may come from anywhere, escaped."""
+    return Markdown(text.replace("<", "&lt;") if text in OURS else escape(text, shorten=False))
 
 
 def read_commentary(path: Path, known: Sequence[str]) -> dict[str, str]:
@@ -139,7 +151,8 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
     known = agreement["estimate"]["low"] is not None
     judged = [each for each in result["judgements"] if each["claim"] == claim["id"]]
     return claim | {
-        "said": agreement["verdict"] if known else "no interval",
+        "said": _said(agreement),
+        "known": known,
         "effect": _interval(agreement["estimate"]),
         "margin_text": f"{claim['margin']:g}",
         "over": agreement["over"],
@@ -159,6 +172,18 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
         "undefined": sum(each["estimate"] is None or each["estimate"]["value"] is None for each in judged),
         "commentary": Markdown(commentary.get(claim["id"], "")),
     }
+
+
+def _said(agreement: dict[str, Any]) -> str:
+    """The verdict over checkpoints if there is one, else what their choices have in common."""
+    verdict, counts = agreement["verdict"], agreement["counts"]
+    if agreement["estimate"]["low"] is not None and verdict != "undecided":
+        return verdict
+    decided = [name for name in ("supported", "contradicted") if counts[name]]
+    if len(decided) == 2:
+        return "divided"
+    every = len(decided) == 1 and counts[decided[0]] == sum(counts.values())
+    return f"all {decided[0]}" if every else "undecided"
 
 
 def _single(result: Result, judged: Sequence[dict[str, Any]]) -> dict[str, str]:
@@ -182,6 +207,7 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _summary(result: Result, claims: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     """Heading -> how many claims."""
     found = [(head, sum(claim["said"] == said for claim in claims)) for said, head in SECTIONS]
+    found = [(head, count) for head, count in found if count]
     return [*found, ("Not judged", len(result["claims"]) - len(claims))]
 
 

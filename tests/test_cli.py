@@ -179,7 +179,7 @@ def test_a_claim_is_explained_without_profiles(run):
 def test_with_profiles_the_explained_claims_are_judged(run, stored):
     found = run("judge", *stored, "--explain", "P-F1", "--draws", 100)
     assert "falsified by" in found.out
-    assert "64 images" in table_row(found.out, "P-F1: ")
+    assert "64 images" in table_row(found.out[found.out.index("\nid ") :], "P-F1 ")
     assert "P-V1-msa" not in found.out
 
 

@@ -17,7 +17,7 @@ from scipy import stats as scipy_stats
 from synthetic import synthetic_profile
 
 from hf_vitstudy import study
-from hf_vitstudy.agreement import Case, agree, corrected_together, counted
+from hf_vitstudy.agreement import Case, agree, at_least_as_wide, corrected_together, counted
 from hf_vitstudy.claims import Control, Judgement, Verdict, choose_claims, judge
 from hf_vitstudy.claims.facts import FINE_TUNED, less
 from hf_vitstudy.comparison import compare
@@ -40,7 +40,7 @@ from hf_vitstudy.sketches import (
     nearest_blocks,
     unit_rows,
 )
-from hf_vitstudy.stats import Estimate, crossed_mean
+from hf_vitstudy.stats import Estimate, crossed_mean, mean_of
 from hf_vitstudy.study import Settings, find_profiles, load_study, make_study
 
 
@@ -218,9 +218,9 @@ TUNED = replace(PAIR, relation=FINE_TUNED)
 GROWN = replace(PAIR, relation=less("data_fraction"))
 
 
-def case(value: float, *ends: tuple[str, str], claim=PAIR, **more) -> Case:
+def case(value: float, *ends: tuple[str, str], claim=PAIR, error=0.005, **more) -> Case:
     """A judgement on ten thousand images: their number must not matter."""
-    estimate = Estimate(value, value - 0.01, value + 0.01, 10_000, error=0.005)
+    estimate = Estimate(value, value - 0.01, value + 0.01, 10_000, error=error)
     said = Verdict.SUPPORTED if value > claim.margin else Verdict.UNDECIDED
     return Case(
         Judgement(claim, tuple(weights for _, weights in ends), said, estimate, said, 0.001, 0.001, **more), ends
@@ -259,6 +259,17 @@ def test_several_image_sets_of_one_checkpoint_are_one_checkpoint():
     assert ends(found.estimate) == pytest.approx(student([2.0, 4.0]))
     assert found.over == "2 checkpoints"
     assert sum(found.counts.values()) == 3
+
+
+def test_seeds_that_agree_by_chance_are_no_surer_than_each_of_them():
+    """Two seeds with the same effect, each known to within 0.1: their mean is known to within 0.1 / sqrt(2), not exactly."""
+    found = at_least_as_wide(mean_of(np.array([0.3, 0.3])), [case(0.3, error=0.1), case(0.3, error=0.1)])
+    assert found.value == 0.3
+    assert found.error == pytest.approx(0.1 / np.sqrt(2))
+    assert found.high - found.value == pytest.approx(12.706 * 0.1 / np.sqrt(2), rel=1e-4)
+    wide = mean_of(np.array([0.0, 1.0]))
+    assert at_least_as_wide(wide, [case(0.0, error=0.1), case(1.0, error=0.1)]) == wide
+    assert at_least_as_wide(wide, [case(0.0, error=np.nan)]) == wide, "where no error is known there is none to add"
 
 
 @pytest.mark.parametrize("claim", [ONE, PAIR, TUNED, GROWN])
@@ -429,7 +440,12 @@ def test_the_result_says_what_held_over_recipes(result):
     assert [len(each) for each in by_recipe] == [2, 2]
     expected = student([np.mean(each) for each in by_recipe])
     estimate = claims["P-F1"]["estimate"]
-    assert (estimate["value"], estimate["low"], estimate["high"]) == pytest.approx(expected)
+    single = np.mean([each["estimate"]["error"] ** 2 for each in result["judgements"] if each["claim"] == "P-F1"])
+    spread, least = scipy_stats.sem([np.mean(each) for each in by_recipe]), np.sqrt(single / 2)
+    half = (expected[2] - expected[0]) * max(1, least / spread)  # never surer than a single choice
+    assert (estimate["value"], estimate["low"], estimate["high"]) == pytest.approx(
+        (expected[0], expected[0] - half, expected[0] + half)
+    )
     assert estimate["n"] == 2
 
 
