@@ -5,6 +5,7 @@ Every number is formatted from the result; a commentary by hand may stand beside
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -139,8 +140,8 @@ def _interval(estimate: Mapping[str, Any]) -> str:
     return f"{_number(estimate['value'])} ({_number(estimate['low'])} to {_number(estimate['high'])})"
 
 
-def _p(value: float | None) -> str:
-    return "undefined" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}"
+def _p(value: float | None) -> Markdown:
+    return Markdown("undefined" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}")
 
 
 # ------------------------------------------------------------------------------------------------------------ claims
@@ -166,6 +167,7 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
         "counts": _counts(agreement["counts"]),
         "counts_alone": "" if agreement["counts"] == agreement["counts_alone"] else _counts(agreement["counts_alone"]),
         "single": _single(result, judged) if sum(agreement["counts"].values()) == 1 else None,
+        "by_recipe": list(_by_recipe(result, judged)),
         "controls": [control | {"shown": _interval(control)} for control in agreement["controls"]],
         "warnings": list(dict.fromkeys(text for each in judged for text in each["warnings"])),
         "granularity": _granularity(judged) if claim["of_cka"] else "",
@@ -192,6 +194,29 @@ def _single(result: Result, judged: Sequence[dict[str, Any]]) -> dict[str, str]:
     names = " and ".join(result["checkpoints"][number]["name"] for number in each["checkpoints"])
     estimate = each["estimate"]
     return {"names": names, "effect": _interval(estimate), "n": counted(estimate["n"], estimate["unit_resampled"])}
+
+
+def _by_recipe(result: Result, judged: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
+    """Names, verdicts and effects of the choices that differ in nothing but their seeds; none where all choices do."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for each in judged:
+        if each["estimate"] and each["estimate"]["value"] is not None:
+            groups.setdefault(tuple(result["checkpoints"][i]["recipe"] for i in each["checkpoints"]), []).append(each)
+    for same in groups.values() if len(groups) > 1 else ():
+        sides = zip(*(each["checkpoints"] for each in same), strict=True)
+        names = " and ".join(_common_name([result["checkpoints"][i]["name"] for i in side]) for side in sides)
+        counts = {verdict: sum(each["verdict"] == verdict for each in same) for verdict in VERDICTS}
+        values = [each["estimate"]["value"] for each in same]
+        shown = _number(values[0]) if len(values) == 1 else f"{_number(min(values))} to {_number(max(values))}"
+        yield names, _counts(counts), shown
+
+
+def _common_name(names: Sequence[str]) -> str:
+    """What the names of several seeds begin with, ``vit-…`` of vit-0 and vit-1; a single name as it is."""
+    if len(set(names)) == 1:
+        return names[0]
+    shared = itertools.takewhile(lambda letters: len(set(letters)) == 1, zip(*names, strict=False))
+    return "".join(letters[0] for letters in shared) + "…"
 
 
 def _granularity(judged: Sequence[dict[str, Any]]) -> str:

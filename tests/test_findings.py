@@ -88,6 +88,26 @@ def test_an_effect_stands_with_its_interval_what_it_is_over_and_the_single_choic
     assert "\nA note.\n" in text
 
 
+def test_where_choices_differ_each_recipe_has_a_row(result):
+    """Three choices of R-1: two seeds of one recipe, and another; the effects are those of the judgements."""
+    for place, (name, recipe) in enumerate([("vit-a-0", "A"), ("vit-a-1", "A"), ("net", "B"), ("vit-b", "C")]):
+        result["checkpoints"][place : place + 1] = [
+            copy.deepcopy(result["checkpoints"][0]) | {"name": name, "recipe": recipe}
+        ]
+    judged = next(each for each in result["judgements"] if each["claim"] == "R-1")
+    result["judgements"] = [
+        copy.deepcopy(judged)
+        | {"checkpoints": [vit, 2], "verdict": verdict, "estimate": judged["estimate"] | {"value": value}}
+        for vit, verdict, value in ((0, "supported", 0.2), (1, "undecided", 0.1), (3, "contradicted", -0.3))
+    ]
+    counts = {"supported": 1, "contradicted": 1, "negligible": 0, "undecided": 1}
+    claim_of(result, "R-1")["agreement"] |= {"counts": counts, "counts_alone": counts}
+    result["claims"] = [claim_of(result, "R-1")]
+    text = section(findings(result), "R-1")
+    assert "| vit-a-… and net | 1 supported, 1 undecided | 0.100 to 0.200 |\n" in text
+    assert "| vit-b and net | 1 contradicted | −0.300 |\n" in text
+
+
 def test_one_pair_says_so_and_shows_its_own_interval_over_images(result):
     claim = claim_of(result, "P-F2-conv")
     text = section(findings(result), "P-F2-conv")
