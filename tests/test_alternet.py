@@ -549,7 +549,7 @@ def test_distances_within_windows_are_the_definition(alternet_folder, image_fold
     assert np.isnan(distances.values[:, :2, 2]).all()
     even = [slow_window_distance(np.full((1, 1, 16, 16), 1 / 16), 4, cell)[0, 0] for cell in (2, 2, 4)]
     assert distances.attrs["uniform"] == pytest.approx(even)
-    with pytest.raises(StudyError, match="no measurement 'attention_distance'; it has: window_attention_distance"):
+    with pytest.raises(StudyError, match="no measurement 'attention_distance'; it has window_attention_distance"):
         profile["attention_distance"]
 
 
