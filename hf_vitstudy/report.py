@@ -19,7 +19,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from . import figures
-from .claims import DOMINANT, Judgement, Verdict, dominated
+from .claims import DOMINANT, Control, Judgement, Verdict, dominated
 from .comparison import Comparison
 from .errors import StudyError
 from .figures.interventions import corruption_kinds, crossings
@@ -259,10 +259,22 @@ def _row(judgement: Judgement) -> dict[str, Any]:
         "effect": _signed(estimate.value) if estimate else "—",
         "interval": f"[{_signed(estimate.low)}, {_signed(estimate.high)}]" if estimate else "",
         "n": f"{estimate.n:,}" if estimate else "",
+        "alone": str(judgement.alone) if estimate and judgement.alone != judgement.verdict else "",
+        "p": ""
+        if np.isnan(judgement.p_holm)
+        else "< 0.001"
+        if judgement.p_holm < 0.001
+        else f"= {judgement.p_holm:.3f}",
+        "controls": [_control(control) for control in judgement.controls],
         "checkpoints": " and ".join(judgement.checkpoints),
         "note": judgement.note,
         "warnings": judgement.warnings,
     }
+
+
+def _control(control: Control) -> dict[str, str]:
+    ends = "" if np.isnan(control.low) else f" [{_signed(control.low)}, {_signed(control.high)}]"
+    return {"name": control.name, "shown": _signed(control.value) + ends, "text": control.text}
 
 
 def _signed(value: float) -> str:

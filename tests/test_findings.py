@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from test_study import QUICK, checkpoint
@@ -228,3 +229,15 @@ def test_files_that_are_not_there_are_said(result, tmp_path):
         read_commentary(tmp_path / "none.md", [])
     with pytest.raises(StudyError, match=r"is a folder, expected a file such as .*FINDINGS.md"):
         write_findings(result, tmp_path)
+
+
+def test_the_findings_in_the_repository_are_those_of_the_stored_result():
+    """Rendered again from docs/findings/results.json and the commentary beside it; no number was copied by hand."""
+    root = Path(__file__).parents[1]
+    stored = root / "docs" / "findings"
+    result = load_study(stored)
+    words = read_commentary(stored / "commentary.md", [claim["id"] for claim in result["claims"]])
+    figures = {path.stem: f"docs/findings/{path.name}" for path in stored.glob("*.png")}
+    assert findings(result, figures=figures, commentary=words) == (root / "FINDINGS.md").read_text(encoding="utf-8")
+    assert len(result["checkpoints"]) > 20
+    assert all((root / address).is_file() for address in figures.values())

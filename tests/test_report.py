@@ -96,7 +96,7 @@ def test_verdicts_come_first_and_provenance_last(report):
 def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page):
     assert [judgement.claim.id for judgement in report.judgements] == [claim.id for claim in CLAIMS]
     rows = re.findall(r'<tr>\s*<td><span class="badge.*?</tr>', report.html, flags=re.DOTALL)
-    judged = [(row, judgement) for row, judgement in zip(rows, report.judgements, strict=True) if judgement.estimate]
+    judged = list(zip(rows, [judgement for judgement in report.judgements if judgement.estimate], strict=True))
     assert len(judged) >= 10
     for row, judgement in judged:
         words = Page(row).text
@@ -113,8 +113,18 @@ def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page
             f"{value} [{low}, {high}]",
             judgement.claim.margin,
             estimate.n,
+            judgement.claim.formula,
+            judgement.claim.falsified_by,
+            judgement.claim.against,
+            *(control.text for control in judgement.controls),
         ):
             assert str(text) in words
+        assert (f"by its interval alone: {judgement.alone}" in words) == (judgement.alone != judgement.verdict)
+    missing = [judgement for judgement in report.judgements if not judgement.estimate]
+    assert f"{len(missing)} more that these profiles cannot judge" in page.text
+    for each in missing:
+        for words in (each.claim.text, f"({each.claim.id})", each.note):
+            assert words in page.text
     assert f"{len(judged)} published claims judged" in page.text
 
 
@@ -203,7 +213,7 @@ def test_a_channel_that_outweighs_the_rest_is_warned_of(profiles):
 def test_one_profile_or_three_make_a_report_too(profiles):
     alone = make_report(profiles[1], draws=100)
     assert alone.title == "Inside synthetic-resnet"
-    assert "not applicable" in alone.html
+    assert "more that these profiles cannot judge" in alone.html
     assert "Attention heads" not in alone.html
     three = make_report(*profiles, synthetic_profile("vit", n=64, seed=3, name="third"), draws=100)
     assert three.html.count("Similarity of representations:") == 3
