@@ -442,6 +442,17 @@ def test_another_network_is_no_twin(case):
     assert "untrained networks" not in {control.name for control in judgements[0].controls}
 
 
+def test_a_network_stored_without_its_classifier_has_a_twin_with_one():
+    bodies = [
+        case.profile for case in (vit(), untrained(vit(), architecture="ViTForImageClassification", parameters=9))
+    ]
+    known = [
+        Profile(p.data, {**p.provenance, "checkpoint": p.provenance["checkpoint"] | {"config": {"a": 1}}})
+        for p in bodies
+    ]
+    assert Bench(known, draws=5).untrained_twin(0) == 1
+
+
 def test_twins_of_other_images_or_blocks_are_none():
     profile = untrained(vit()).profile
     elsewhere = Profile(profile.data, profile.provenance | {"images": profile.provenance["images"] | {"sha256": "x"}})

@@ -73,9 +73,13 @@ class Bench:
 
 
 def _twins(one: Profile, other: Profile) -> bool:
-    """Whether two profiles are of one network, whatever its weights, on the same images."""
+    """Whether two profiles are of one network, whatever its weights, on the same images.
+
+    By its configuration where both have one: a checkpoint stored without its classifier is another class with fewer parameters.
+    """
     about = [profile.provenance["checkpoint"] for profile in (one, other)]
-    known = [{key: of.get(key) for key in ("architecture", "parameters", "config")} for of in about]
+    keys = ("config", "image_size") if any(of.get("config") for of in about) else ("architecture", "parameters")
+    known = [{key: of.get(key) for key in keys} for of in about]
     same_blocks = np.array_equal(one.data["block"].values, other.data["block"].values)
     return known[0] == known[1] and one.images_sha256 == other.images_sha256 and same_blocks
 
