@@ -332,7 +332,7 @@ def test_a_view_that_was_not_measured_is_named(missing):
         b = with_view(b, X, "mean")
     elif missing == "b":
         a = with_view(a, X, "mean")
-    with pytest.raises(StudyError, match=r"(mine|yours) has no measurement '(gram|size)_mean'; it has: gram_flatten"):
+    with pytest.raises(StudyError, match=r"(mine|yours) has no measurement '(gram|size)_mean'"):
         compare(a, b).cka(view="mean")
 
 
