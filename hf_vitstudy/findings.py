@@ -152,7 +152,7 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
     known = agreement["estimate"]["low"] is not None
     judged = [each for each in result["judgements"] if each["claim"] == claim["id"]]
     return claim | {
-        "said": _said(agreement),
+        "said": said(agreement),
         "known": known,
         "effect": _interval(agreement["estimate"]),
         "margin_text": f"{claim['margin']:g}",
@@ -176,7 +176,7 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
     }
 
 
-def _said(agreement: dict[str, Any]) -> str:
+def said(agreement: dict[str, Any]) -> str:
     """The verdict over checkpoints if there is one, else what their choices have in common."""
     verdict, counts = agreement["verdict"], agreement["counts"]
     if agreement["estimate"]["low"] is not None and verdict != "undecided":

@@ -237,7 +237,7 @@ def test_the_findings_in_the_repository_are_those_of_the_stored_result():
     stored = root / "docs" / "findings"
     result = load_study(stored)
     words = read_commentary(stored / "commentary.md", [claim["id"] for claim in result["claims"]])
-    figures = {path.stem: f"docs/findings/{path.name}" for path in stored.glob("*.png")}
+    figures = {path.stem: f"docs/findings/figures/{path.name}" for path in (stored / "figures").glob("*.png")}
     assert findings(result, figures=figures, commentary=words) == (root / "FINDINGS.md").read_text(encoding="utf-8")
     assert len(result["checkpoints"]) > 20
     assert all((root / address).is_file() for address in figures.values())
