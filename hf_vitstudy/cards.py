@@ -12,17 +12,20 @@ import math
 import re
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from .errors import StudyError
 from .markdown import Markdown, environment, escape, one_line, tidy
 from .metrics import BINS
+from .profile import Profile
 from .stats import wilson
 
 
 LISTED_CLASSES = 20
 LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
 FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
+VERDICTS = ("supported", "contradicted", "negligible", "undecided")
 OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
 METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
     "accuracy": ("accuracy", True, "accuracy"),
@@ -37,12 +40,28 @@ ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
+@dataclass(frozen=True)
+class Measured:
+    """What was measured of a network.
+
+    Attributes:
+        profile: of this network.
+        study: result of a study in which the profile is, see `study.load_study`; None where nothing was judged.
+        figures: caption -> address of a picture, relative to the card.
+    """
+
+    profile: Profile
+    study: Mapping[str, Any] | None = None
+    figures: Mapping[str, str] = field(default_factory=dict)
+
+
 def model_card(
     record: Mapping[str, Any],
     *,
     name: str | None = None,
     classes: Sequence[str] | None = None,
     license: str | None = None,
+    measured: Measured | None = None,
 ) -> str:
     """The card (README.md) of a trained network: metadata and text.
 
@@ -51,14 +70,16 @@ def model_card(
         name: id on the Hub, by which the network is then loaded; by default the network is in the card's own folder.
         classes: names in the order of the logits; by default ``classes`` of the record.
         license: identifier as the Hub has them, such as ``apache-2.0``.
+        measured: figures and claims to show; by default none.
 
     Raises:
-        StudyError: a recorded metric is no finite number, or has no number of images beside it.
+        StudyError: a recorded metric is no finite number, or has no number of images beside it; or what was measured is of
+            other weights, or not in the study.
     """
     known: dict[str, Any] = clean({**record, "classes": list(classes or record.get("classes") or ())})
     name, license = clean(name), clean(license)
     title = one_line((name or "").split("/")[-1]) or _title(known)
-    context = _context(known, name, license) | {"title": title}
+    context = _context(known, name, license) | {"title": title, "measured": _measured(known, measured)}
     text = environment().get_template("model_card.md").render(context)
     return f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}"
 
@@ -106,6 +127,50 @@ def _eval_results(record: dict[str, Any]) -> Iterator[Any]:
             )
 
 
+def evaluate_results(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The results on the test images as arguments of `evaluate.push_to_hub`, which also takes a ``model_id``.
+
+    `evaluate` 0.4.6 fails where the data set has no repository on the Hub; the card of `model_card` holds the same results.
+    """
+    known = clean({**record, "classes": list(record.get("classes") or ())})
+    names = ("task_type", "dataset_type", "dataset_name", "metric_type", "metric_name", "metric_value")
+    more = ("dataset_split", "dataset_revision")
+    return [
+        {key: getattr(result, key) for key in names}
+        | {key: getattr(result, key) for key in more if getattr(result, key) is not None}
+        for result in _eval_results(known)
+    ]
+
+
+def eval_results_file(record: Mapping[str, Any], *, task: str = "default") -> tuple[str, str] | None:
+    """Path and YAML of the file from which the Hub fills the leaderboard of the test images' data set.
+
+    It holds one value, the accuracy. The Hub shows it where that data set is registered as a benchmark and has a task of this
+    name; elsewhere it is ignored, and the card shows the metrics.
+
+    Args:
+        record: as for `model_card`.
+        task: id of the task in the ``eval.yaml`` of the data set.
+
+    Returns:
+        None where the accuracy was not measured, or on images that are not on the Hub.
+    """
+    import yaml
+    from huggingface_hub import EvalResultEntry, eval_result_entries_to_yaml
+
+    known = clean({**record, "classes": list(record.get("classes") or ())})
+    part, metrics = _parts(known).get("test", {}), _metrics(known).get("test", {})
+    if "accuracy" not in metrics or not on_the_hub(part) or not HUB_ID.fullmatch(part["name"]):
+        return None
+    share = wilson(round(metrics["accuracy"] * metrics["n"]), int(metrics["n"]))
+    notes = (
+        f"split {one_line(part.get('split') or 'all')}, n {share.n}, 95 % interval {share.low:.4f} to {share.high:.4f}"
+    )
+    entry = EvalResultEntry(part["name"], task, metrics["accuracy"], one_line(part["revision"]), notes=notes)
+    text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+    return f".eval_results/{part['name'].split('/')[-1]}.yaml", text
+
+
 # ------------------------------------------------------------------------------------------------------------- text
 
 
@@ -129,7 +194,8 @@ def _context(record: dict[str, Any], name: str | None, license: str | None) -> d
         "classes": Markdown(" · ".join(escape(label) for label in classes[:LISTED_CLASSES])),
         "more_classes": count_text(len(classes) - LISTED_CLASSES) if len(classes) > LISTED_CLASSES else None,
         "data": [
-            about | {"part": part, "link": images_link(about), "n": count_text(about.get("n"))} for part, about in parts.items()
+            about | {"part": part, "link": images_link(about), "n": count_text(about.get("n"))}
+            for part, about in parts.items()
         ],
         "local_data": any(not on_the_hub(about) for about in parts.values()),
         "facts": list(_facts(record)),
@@ -182,6 +248,96 @@ def _held_out(record: dict[str, Any]) -> str | None:
             "too high; the test images had no part in it."
         )
     return "The holdout images are training images set aside; the network was not trained on them."
+
+
+def _measured(record: dict[str, Any], measured: Measured | None) -> dict[str, Any] | None:
+    """What the template shows of a profile and of the claims judged on it."""
+    if measured is None:
+        return None
+    profile = measured.profile
+    about, images = clean(profile.provenance["checkpoint"]), clean(profile.provenance["images"])
+    _require_same_weights(record, about)
+    entry = _in_study(measured.study, profile) if measured.study else None
+    share = (entry or {}).get("accuracy")
+    shown = {end: f"{100 * share[end]:.2f}" for end in ("value", "low", "high")} if share else {}
+    return {
+        "n": count_text(profile.n_images),
+        "images": images_link(images),
+        "split": images.get("split"),
+        "revision": images.get("revision"),
+        "sha256": images["sha256"],
+        "labelled": count_text(share["n"]) if share else None,
+        "accuracy": f"{shown['value']} %" if share else None,
+        "interval": f"{shown['low']} to {shown['high']} %" if share else None,
+        "figures": [(caption, Markdown(f"({address})")) for caption, address in measured.figures.items()],
+        "study": (clean(measured.study) or {}).get("title", ""),
+        "claims": list(_claims_on(clean(measured.study), entry)) if entry else [],
+    }
+
+
+def _require_same_weights(record: dict[str, Any], about: dict[str, Any]) -> None:
+    mine, theirs = record.get("files") or {}, about.get("files") or {}
+    differing = sorted(name for name in set(mine) & set(theirs) if mine[name] != theirs[name])
+    if differing:
+        raise StudyError(
+            f"the profile of {about['name']} is of other weights: {differing[0]} has another sha256 than in the record of the "
+            "training; measure the network that is published"
+        )
+
+
+def _in_study(study: Mapping[str, Any], profile: Profile) -> dict[str, Any]:
+    """The checkpoint of a study that the profile is of, with its ``number``."""
+    wanted = profile.provenance["checkpoint"]["weights_sha256"], profile.images_sha256
+    for number, each in enumerate(study["checkpoints"]):
+        if (each["weights_sha256"], each["images"]["sha256"]) == wanted:
+            return each | {"number": number}
+    names = ", ".join(each["name"] for each in study["checkpoints"])
+    raise StudyError(f"the study has no checkpoint with the weights and images of {profile.name}; it has {names}")
+
+
+def _claims_on(study: Mapping[str, Any], entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Claims that gave a number with this checkpoint among the chosen, and their verdicts."""
+    for claim in study["claims"]:
+        judged = [
+            each
+            for each in study["judgements"]
+            if each["claim"] == claim["id"] and entry["number"] in each["checkpoints"] and _known(each["estimate"])
+        ]
+        if judged:
+            yield claim | _summed_up([each["verdict"] for each in judged], [each["estimate"] for each in judged])
+
+
+def _summed_up(verdicts: list[str], estimates: list[dict[str, Any]]) -> dict[str, Any]:
+    """One estimate with its interval, or the range of several."""
+    values, counts = sorted(each["value"] for each in estimates), sorted({each["n"] for each in estimates})
+    several = f"{_digits(values[0])} to {_digits(values[-1])}"
+    return {
+        "counts": verdict_counts({verdict: verdicts.count(verdict) for verdict in verdicts}),
+        "effect": effect_text(estimates[0]) if len(estimates) == 1 else several,
+        "n": " or ".join(f"{n:,}" for n in counts),
+    }
+
+
+def _known(estimate: Mapping[str, Any] | None) -> bool:
+    return estimate is not None and estimate["value"] is not None
+
+
+def effect_text(estimate: Mapping[str, Any]) -> str:
+    """``0.42 (0.40 to 0.44)`` of an estimate as it is stored, the value alone without an interval, a dash without either."""
+    if estimate["value"] is None:
+        return "–"
+    if estimate["low"] is None:
+        return _digits(estimate["value"])
+    return f"{_digits(estimate['value'])} ({_digits(estimate['low'])} to {_digits(estimate['high'])})"
+
+
+def _digits(value: float) -> str:
+    return f"{value:#.3g}".removesuffix(".").replace("-", "−")
+
+
+def verdict_counts(counts: Mapping[str, int]) -> str:
+    """``3 supported, 1 undecided``, without those that nothing is."""
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts.get(verdict)) or "none"
 
 
 def _facts(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -270,8 +426,8 @@ def _parts(record: dict[str, Any]) -> dict[str, dict[str, Any]]:
     return {part: data[part] for part in ("train", "holdout", "test") if data.get(part)}
 
 
-def on_the_hub(part: dict[str, Any]) -> bool:
-    """Only data sets from the Hub have a commit."""
+def on_the_hub(part: Mapping[str, Any]) -> bool:
+    """Whether images are from a data set on the Hub. Only data sets from the Hub have a commit."""
     return bool(part.get("revision")) and bool(part.get("name"))
 
 
@@ -304,7 +460,8 @@ def _base_link(record: dict[str, Any]) -> Markdown | str | None:
     return Markdown(f"[{escape(repository)}](https://huggingface.co/{repository}){at}")
 
 
-def images_link(part: dict[str, Any]) -> Markdown | str:
+def images_link(part: Mapping[str, Any]) -> Markdown | str:
+    """The name of a data set, as a link where it has an address."""
     name = part.get("name") or "unnamed images"
     if on_the_hub(part) and HUB_ID.fullmatch(name):
         return Markdown(f"[{escape(name)}](https://huggingface.co/datasets/{name})")
@@ -312,6 +469,7 @@ def images_link(part: dict[str, Any]) -> Markdown | str:
 
 
 def count_text(number: Any) -> str | None:
+    """``1,024``; None for what is not known."""
     return None if number is None else f"{number:,}"
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -264,8 +264,10 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
     try:
         checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
         if _keeps_attention_to_itself(checkpoint):
-            checkpoint.network.config.output_attentions = True
-            checkpoint.blocks, checkpoint.layers = find_blocks(checkpoint.network, checkpoint.normalise(images), pattern)
+            cast(Any, checkpoint.network).config.output_attentions = True
+            checkpoint.blocks, checkpoint.layers = find_blocks(
+                checkpoint.network, checkpoint.normalise(images), pattern
+            )
     except StudyError as error:
         raise StudyError(f"{checkpoint.name}: {error}") from error
     except (ValueError, RuntimeError) as error:
@@ -487,7 +489,16 @@ def _classes(network: nn.Module, config: Any) -> list[str] | None:
 
 
 SAID_ELSEWHERE = ("id2label", "label2id", "transformers_version", "architectures", "dtype", "problem_type", "auto_map")
-MADE_BY_US = ("config", "data", "steps", "total_steps", "selected_step", "checkpoint_sha256", "metrics", "config_sha256")
+MADE_BY_US = (
+    "config",
+    "data",
+    "steps",
+    "total_steps",
+    "selected_step",
+    "checkpoint_sha256",
+    "metrics",
+    "config_sha256",
+)
 RECORD = "training.json"
 
 

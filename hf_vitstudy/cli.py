@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import xarray as xr
 
     from .claims import Control, Judgement
+    from .hub import Release
 
 app = typer.Typer(
     name="vitstudy",
@@ -30,8 +31,12 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
+HUB = "huggingface_hub"
+
 CheckpointArgument = Annotated[str, typer.Argument(help="Hub id (org/name or org/name@revision) or local folder.")]
-ProfilesArgument = Annotated[list[Path], typer.Argument(help="Folders written by `vitstudy measure`.")]
+ProfilesArgument = Annotated[
+    list[Path], typer.Argument(help="Folders written by `vitstudy measure`, or org/name@revision on the Hub.")
+]
 DrawsOption = Annotated[int, typer.Option(min=100, help="Bootstrap draws behind every interval.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the bootstrap draws.")]
 
@@ -45,9 +50,10 @@ def main() -> None:
             typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate"):
+        if error.name not in ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate", HUB):
             raise
-        typer.echo(f"error: measuring needs {error.name}; install it with: pip install 'hf_vitstudy[study]'", err=True)
+        what, extra = ("the Hub", "hub") if error.name == HUB else ("measuring", "study")
+        typer.echo(f"error: {what} needs {error.name}; install it with: pip install 'hf_vitstudy[{extra}]'", err=True)
         sys.exit(2)
 
 
@@ -223,7 +229,7 @@ def demo(
 
 @app.command()
 def compare(
-    first: Annotated[Path, typer.Argument(help="Profile A.")],
+    first: Annotated[Path, typer.Argument(help="Profile A: a folder, or org/name@revision on the Hub.")],
     second: Annotated[Path, typer.Argument(help="Profile B.")],
     view: Annotated[str, typer.Option(help="Which Gram blocks: flatten, mean, cls, tokens, ...")] = "flatten",
     measure: Annotated[
@@ -244,8 +250,9 @@ def compare(
     """
     from .comparison import compare as compare_
     from .profile import load_profile
+    from .study import one_profile
 
-    comparison = compare_(load_profile(first), load_profile(second))
+    comparison = compare_(load_profile(one_profile(first)), load_profile(one_profile(second)))
     if deconfounded and measure != "cka":
         raise StudyError(f"--deconfounded is of CKA, got --measure {measure}; leave one of the two out")
 
@@ -266,7 +273,8 @@ def compare(
 @app.command()
 def judge(
     profiles: Annotated[
-        list[Path] | None, typer.Argument(help="Folders written by `vitstudy measure`; none to --explain alone.")
+        list[Path] | None,
+        typer.Argument(help="Folders written by `vitstudy measure`, or org/name@revision; none to --explain alone."),
     ] = None,
     only: Annotated[str | None, typer.Option("--claims", help="Comma-separated ids, such as R-1,P-F1.")] = None,
     told: Annotated[
@@ -284,6 +292,7 @@ def judge(
     from .claims import choose_claims, explain
     from .claims import judge as judge_
     from .profile import load_profile
+    from .study import profile_folders
 
     explained = choose_claims(_ids(told)) if told else []
     if not profiles and not explained:
@@ -291,7 +300,8 @@ def judge(
     judgements: list[Judgement] = []
     if profiles:
         claims = explained if explained and not only else choose_claims(_ids(only))
-        judgements = judge_(*[load_profile(folder) for folder in profiles], claims=claims, draws=draws, seed=seed)
+        loaded = [load_profile(folder) for each in profiles for folder in profile_folders(each)]
+        judgements = judge_(*loaded, claims=claims, draws=draws, seed=seed)
     for claim in explained:
         typer.echo(f"{claim.id}\n{_described(explain(claim))}\n")
     if judgements:
@@ -305,7 +315,8 @@ def study(
     folder: Annotated[
         Path,
         typer.Argument(
-            help="Folder with profiles in any nesting, and study.json; or the results.json of an earlier study."
+            help="Folder with profiles in any nesting, and study.json; or org/name@revision on the Hub; or the "
+            "results.json of an earlier study."
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder of the results, figures and sketches.")] = Path("study"),
@@ -384,14 +395,142 @@ def report(
     """
     from .profile import load_profile
     from .report import write_report
+    from .study import profile_folders
 
-    loaded = [load_profile(folder) for folder in profiles]
+    loaded = [load_profile(folder) for each in profiles for folder in profile_folders(each)]
     typer.echo(f"report -> {write_report(*loaded, out=out, draws=draws, seed=seed)}")
     if figures is not None:
         from .figures import save_figures
 
         for path in save_figures(figures, *loaded):
             typer.echo(f"figure -> {path}")
+
+
+@app.command()
+def space(
+    study: Annotated[Path, typer.Argument(help="results.json of `vitstudy study`, or the folder it lies in.")],
+    static: Annotated[
+        Path | None,
+        typer.Option(help="Folder to write the page to: index.html, data, and the card of a static Space."),
+    ] = None,
+    profiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of the study's profiles, or org/name[@revision] on the Hub; by default the study's."
+        ),
+    ] = None,
+) -> None:
+    """Write the interactive comparison of a study as a page without a server: claims, and any two checkpoints inside.
+
+    The page needs no network and no torch; a served app, which also looks at images of your own, is yet to come.
+
+    Example: vitstudy space study --profiles profiles --static site
+    """
+    from .viewer import export_site
+
+    if static is None:
+        raise StudyError("name the folder of the page, as in --static site; a served app is not part of this version")
+    typer.echo(f"page -> {export_site(study, static, profiles)}")
+    typer.echo(f"look at it: python -m http.server --directory {static}")
+
+
+# ----------------------------------------------------------------------------------------------------------- the Hub
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="A checkpoint, a profile, or a study.")],
+    repo: Annotated[str, typer.Argument(help="org/name on the Hub; made where it is not there.")],
+    profiles: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of a study's profiles, by default its own; or the profile shown on a checkpoint's card."
+        ),
+    ] = None,
+    into_model: Annotated[
+        bool, typer.Option("--into-model", help="Put a profile beside a model's weights, under vitstudy/.")
+    ] = False,
+    license: Annotated[str | None, typer.Option(help="For the card, as the Hub has them, such as cc-by-4.0.")] = None,
+    revision: Annotated[str, typer.Option(help="Branch, made where it is not there.")] = "main",
+    message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make the repository private.")] = False,
+    parent: Annotated[
+        str | None, typer.Option(help="Send only if the branch is still at this commit; by default as it is now.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
+) -> None:
+    """Send a fine-tuned checkpoint, a profile or a study to the Hub, as one commit.
+
+    A checkpoint becomes a model, a profile or a study a data set. The token is that of `hf auth login`, or HF_TOKEN.
+
+    Example: vitstudy push profiles/resnet-50 org/resnet-50-profile --private
+    """
+    from . import hub
+    from .releases import opened
+
+    hub.check_repo(repo)
+    hub.check_revision(revision)
+    with opened(folder, repo, profiles=profiles, into_model=into_model, license=license) as release:
+        _print_release(release, repo)
+        if dry_run:
+            typer.echo("dry run: nothing was sent")
+            return
+        done = hub.push(release, repo, revision=revision, message=message, private=private, parent=parent)
+    typer.echo(f"{release.kind} -> {done.url}" if done.new else f"nothing new: all of it is at {done.url}")
+
+
+@app.command()
+def pull(
+    address: Annotated[
+        str,
+        typer.Argument(
+            help="org/name, org/name/folder or org/name@revision; models/ or datasets/ before it where both exist."
+        ),
+    ],
+    out: Annotated[Path | None, typer.Option(help="New folder; by default the last part of the name.")] = None,
+) -> None:
+    """Copy what was pushed into a new folder, every byte checked by its manifest.
+
+    Example: vitstudy pull org/resnet-50-profile@v1 --out profiles/resnet-50
+    """
+    from . import hub
+
+    where = hub.parse_address(address)
+    folder = out or Path((where.folder or where.repo).rsplit("/", 1)[-1])
+    typer.echo(f"{where} -> {hub.pull(address, folder)}")
+
+
+@app.command()
+def collect(
+    collection: Annotated[
+        str, typer.Argument(help="org/title of a Collection, made where it is not there; or its slug.")
+    ],
+    repos: Annotated[list[str], typer.Argument(help="org/name, with datasets/ or spaces/ before it where needed.")],
+    note: Annotated[str | None, typer.Option(help="Shown beside each.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new Collection private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be added, and add nothing.")] = False,
+) -> None:
+    """Add repositories to a Collection on the Hub.
+
+    Example: vitstudy collect "org/ViTs and ResNets" org/vit-cifar100 datasets/org/cifar100-study
+    """
+    from . import hub
+
+    items = [str(hub.parse_address(repo)) for repo in repos]
+    if dry_run:
+        typer.echo(f"dry run: {', '.join(items)} would be added to {collection}")
+        return
+    slug = hub.collect(collection, items, note=note, private=private)
+    typer.echo(f"{len(items)} in {slug}")
+
+
+def _print_release(release: Release, repo: str) -> None:
+    sizes = release.sizes()
+    rows = [(name, f"{size:,}") for name, size in sorted(sizes.items())]
+    typer.echo(f"{release.kind} to {release.type} {repo}: {len(rows)} files, {sum(sizes.values()):,} bytes")
+    _print_table("", ("file", "bytes"), rows)
+    for name, why in release.left_out.items():
+        typer.echo(f"left out {name}: {why}")
 
 
 # ---------------------------------------------------------------------------------------------------------- printing

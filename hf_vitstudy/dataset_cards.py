@@ -6,6 +6,7 @@ As for model cards (`cards`): numbers as they were stored and no others, every t
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,7 @@ def as_result(profile: Profile) -> dict[str, Any]:
     provenance = profile.provenance
     about, images = provenance["checkpoint"], provenance["images"]
     checkpoint = {
-        "key": profile.name,
+        "key": ".",
         "name": profile.name,
         "network": about.get("model_type") or about.get("architecture") or "–",
         "state": "untrained" if about.get("untrained_seed") is not None else "trained",
@@ -114,7 +115,7 @@ def _card(results: Result, contents: Contents, name: str | None, license: str | 
         "load": _loading(name, is_study),
         "shell": _shell(name, known, is_study),
         "contents": list(_contents(contents, is_study)),
-        "left_out": sorted(clean(contents.left_out).items()),
+        "left_out": sorted(clean(list(contents.left_out.items()))),
         "software": _software(known),
         "limits": list(_limits(known, license, is_study)),
     }
@@ -131,7 +132,7 @@ def _metadata(results: Result, contents: Contents, license: str | None, is_study
         pretty_name=one_line(results["title"]),
         task_categories=["image-classification"],
         size_categories=[next((words for most, words in SIZES if contents.rows < most), "n>1M")],
-        tags=["hf_vitstudy", "vision-transformer", "cka", "representation-similarity", *(["study"] if is_study else [])],
+        tags=["hf_vitstudy", "interpretability", "cka", "study" if is_study else "profile"],
         configs=[
             {
                 "config_name": config,
@@ -195,17 +196,24 @@ def _claim(claim: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _contents(contents: Contents, is_study: bool) -> Iterator[tuple[str, str]]:
-    yield TABLES["measurements"], (
-        f"{contents.rows:,} rows, one per model, measurement and axis label, with estimate, low, high, n, unit, what was "
-        "resampled, the kind of interval and the source of the measurement"
+    yield (
+        TABLES["measurements"],
+        (
+            f"{contents.rows:,} rows, one per model, measurement and axis label, with estimate, low, high, n, unit, what was "
+            "resampled, the kind of interval and the source of the measurement"
+        ),
     )
     if is_study:
         yield TABLES["verdicts"], "one row per claim over checkpoints, and per claim and choice of checkpoints"
         yield "results.json", "the whole result, from which tables, figures and text are made"
         yield "FINDINGS.md", "claim by claim in words"
-        yield "profiles/", "folders of arrays.safetensors, profile.json and manifest.json, and study.json with what was told"
+        yield "profiles/", "one folder of arrays.safetensors, profile.json and manifest.json per profile"
+        yield "study.json", "what is known of the checkpoints beside what they say themselves"
     else:
-        yield "profile/", "arrays.safetensors, profile.json and manifest.json"
+        yield (
+            "arrays.safetensors, profile.json, manifest.json",
+            "the profile: all numbers, image by image, and their hashes",
+        )
     if contents.figures:
         yield "figures/", "the figures above"
 
@@ -223,7 +231,7 @@ def _limits(results: Result, license: str | None, is_study: bool) -> Iterator[st
     images = {each["images"]["sha256"]: each["images"] for each in results["checkpoints"]}
     sets = ", ".join(f"{each['n']:,} of {one_line(each['name'])}" for each in images.values())
     yield f"The images are {sets}: on others the numbers differ, by more than the intervals say."
-    yield "Intervals in the table of measurements are over images, for weights as they are; they leave out other seeds and recipes."
+    yield "Intervals in the table of measurements are over images, for weights as they are, not over seeds and recipes."
     if is_study:
         yield (
             f"{counted(len(results['checkpoints']), 'checkpoint')} were studied: a verdict speaks of networks like these, and "
@@ -238,23 +246,24 @@ def _limits(results: Result, license: str | None, is_study: bool) -> Iterator[st
 
 
 def _loading(name: str | None, is_study: bool) -> str:
-    where = json.dumps(one_line(name) if name else ".", ensure_ascii=False)
-    remark = "" if name else "  # the folder of this card"
     lines = ["from datasets import load_dataset", ""]
-    lines.append(f'measurements = load_dataset({where}, "measurements", split="train"){remark}')
-    if is_study:
-        lines.append(f'verdicts = load_dataset({where}, "verdicts", split="train")')
+    for config in TABLES if is_study else ["measurements"]:
+        if name:
+            where = f'{json.dumps(one_line(name), ensure_ascii=False)}, "{config}"'
+        else:  # `datasets` finds no name for the folder "."
+            where = f'"parquet", data_files="{TABLES[config]}"'
+        lines.append(
+            f'{config} = load_dataset({where}, split="train")' + ("" if name else "  # in the folder of this card")
+        )
     lines.append('print(measurements.filter(lambda row: row["measurement"] == "accuracy").to_pandas())')
     return "\n".join(lines)
 
 
 def _shell(name: str | None, results: Result, is_study: bool) -> str:
-    import shlex
-
-    pull = [f"vitstudy pull {shlex.quote(one_line(name))}"] if name else []
-    folder = "." if not name else shlex.quote(one_line(name).split("/")[-1])
+    """Commands that read the repository, or the folder of the card, as it is."""
+    where = one_line(name) if name else "."
     if not is_study:
-        return "\n".join([*pull, f"vitstudy report {folder}/profile"])
-    pair = " ".join(shlex.quote(f"{folder}/profiles/{one_line(each['key'])}") for each in results["checkpoints"][:2])
-    again = f"vitstudy study {folder}/profiles --out again"
-    return "\n".join([*pull, f"vitstudy report {pair}", f"{again}  # judges everything again"])
+        return shlex.join(["vitstudy", "report", where])
+    pair = [f"{where}/profiles/{one_line(each['key'])}" for each in results["checkpoints"][:2]]
+    again = shlex.join(["vitstudy", "study", where, "--out", "again"])
+    return f"{shlex.join(['vitstudy', 'report', *pair])}\n{again}  # judges everything again"

@@ -12,23 +12,33 @@ The formulas are those of `metrics`; only the calling convention is `evaluate`'s
 or, with ``num_process`` and ``process_id``, over processes. `evaluate` keeps all input in a file until `compute`, 8 bytes
 per image and class and metric: 400 MB for ImageNet's validation images. Where that matters, call `metrics` directly.
 
+`CKA` compares the features of two networks. `write_module` makes of any of them a Space, from which `evaluate.load` takes it.
+
 Importing this file imports `evaluate`, and with it torch and transformers: about 10 s. Nothing else in the package does.
 """
 
 from __future__ import annotations
 
+import html
+import json
+import re
+from pathlib import Path
 from typing import Any
 
 import evaluate
 import numpy as np
 from datasets import Features, Sequence, Value
 
-from . import metrics
-from .errors import StudyError
+from . import __version__, metrics
+from .comparison import CrossKernels
+from .errors import StudyError, nearest_name
+from .markdown import Markdown, environment
+from .stats import jackknife
 
 
 CLASS = Value("int64")
 LOGITS = Sequence(Value("float64"))
+FEATURES = Sequence(Value("float64"))  # of one image
 
 LOGITS_INPUTS = """
 Args:
@@ -46,6 +56,18 @@ Args:
         (image, class), of which the largest counts.
 """
 
+FEATURE_INPUTS = """
+Args:
+    features1, features2: what two networks, or two layers, make of the same images: (image, ...), axes after the first are
+        one vector. The two may be of different size. Arrays, lists or tensors.
+"""
+
+KORNBLITH = """@inproceedings{kornblith2019similarity,
+  title = {Similarity of Neural Network Representations Revisited},
+  author = {Kornblith, Simon and Norouzi, Mohammad and Lee, Honglak and Hinton, Geoffrey},
+  booktitle = {International Conference on Machine Learning},
+  year = {2019}
+}"""
 GUO = """@inproceedings{guo2017calibration,
   title = {On Calibration of Modern Neural Networks},
   author = {Guo, Chuan and Pleiss, Geoff and Sun, Yu and Weinberger, Kilian Q.},
@@ -116,7 +138,9 @@ class _OfImages:
 
 
 def _checked(values: Any, feature: Any, name: str) -> np.ndarray:
-    """Classes (image,) or logits (image, class); where classes are wanted, logits will do."""
+    """Classes (image,), logits (image, class) or features (image, feature); where classes are wanted, logits will do."""
+    if name.startswith("features"):
+        return _features(values, name)
     if feature == LOGITS:
         return metrics.check_logits(values)
     found = metrics.to_numpy(values, name)
@@ -125,18 +149,31 @@ def _checked(values: Any, feature: Any, name: str) -> np.ndarray:
     return metrics.classes_of(found, name)
 
 
-def _array(column: Any) -> np.ndarray:
+def _features(values: Any, name: str) -> np.ndarray:
+    """(image, feature) float64."""
+    found = metrics.to_numpy(values, name)
+    if found.ndim < 2 or not found.size or found.dtype.kind not in "fiu":
+        raise StudyError(f"{name} must be numbers (image, ...) of at least one image, got {found.dtype} {found.shape}")
+    found = found.reshape(len(found), -1).astype(np.float64)
+    if not np.isfinite(found).all():
+        raise StudyError(
+            f"{name} of image {int((~np.isfinite(found)).any(1).argmax())} are not finite; look at the network"
+        )
+    return found
+
+
+def _array(column: Any, what: str = "logits of the same classes") -> np.ndarray:
     """A column of the cache, (image,) or (image, class).
 
     Raises:
-        StudyError: batches were of different numbers of classes.
+        StudyError: batches were of different numbers of classes or features.
     """
     chunks = [chunk for chunk in column.chunks if len(chunk)]
     if not hasattr(chunks[0], "value_lengths"):
         return np.concatenate([chunk.to_numpy() for chunk in chunks])
     lengths = sorted({int(n) for chunk in chunks for n in np.unique(chunk.value_lengths().to_numpy())})
     if len(lengths) > 1:
-        raise StudyError(f"every batch must have logits of the same classes, got {lengths} of them")
+        raise StudyError(f"every batch must have {what}, got {lengths} of them")
     return np.concatenate([chunk.flatten().to_numpy() for chunk in chunks]).reshape(-1, lengths[0])
 
 
@@ -296,3 +333,156 @@ class Agreement(_OfImages, evaluate.Comparison):
         for name, estimate in estimates.items():
             found |= {name: estimate.value, f"{name}_low": estimate.low, f"{name}_high": estimate.high}
         return found | {"n": estimates["kappa"].n}
+
+
+# --------------------------------------------------------------------------------------------------- two sets of features
+
+
+class CKA(_OfImages, evaluate.Measurement):
+    """How alike the features of two networks are: debiased linear ``cka`` with its interval over images."""
+
+    def _info(self) -> Any:
+        return _info(
+            evaluate.MeasurementInfo,
+            {"features1": FEATURES, "features2": FEATURES},
+            description="Linear centred kernel alignment of two sets of features of the same images, with the unbiased HSIC "
+            "of Song et al. 2012: about 0 for unrelated features, where it may be negative, and 1 for features that are equal "
+            "up to rotation, scale and shift. The 95 % interval is a jackknife over images.",
+            citation=KORNBLITH,
+            inputs_description=FEATURE_INPUTS
+            + """Returns:
+    cka: at most 1; NaN where one side is the same for every image.
+    cka_low, cka_high: its interval.
+    n: images, at least 5. Memory grows with its square: 1 GB for 4,000 images.
+""",
+            reference_urls=["https://arxiv.org/abs/1905.00414"],
+        )
+
+    def _compute(self, features1: Any, features2: Any) -> dict[str, float]:
+        first, second = (_array(each, "features of the same length") for each in (features1, features2))
+        if len(first) < 5:
+            raise StudyError(f"CKA with an interval needs at least 5 images, got {len(first)}; add more")
+        A, B = (_u_centred(values)[None, None] for values in (first, second))
+        kernels = CrossKernels(A, B, np.array([len(first)]))
+        value = kernels.cka()
+        low, high = jackknife(value, kernels.without_each_image())
+        return {"cka": value.item(), "cka_low": low.item(), "cka_high": high.item(), "n": len(first)}
+
+
+def _u_centred(features: np.ndarray) -> np.ndarray:
+    """The U-centred Gram matrix of (n, d) features, (n, n) (Székely & Rizzo 2014, Annals of Statistics), largest entry 1.
+
+    Zero where the features are the same for every image, for which rounding would give something else.
+    """
+    n = len(features)
+    if (features == features[0]).all():
+        return np.zeros((n, n))
+    features = features - features.mean(0)
+    gram = features @ features.T
+    np.fill_diagonal(gram, 0)
+    rows = gram.sum(0) / (n - 2)
+    gram += rows.sum() / (n - 1) - rows - rows[:, None]
+    np.fill_diagonal(gram, 0)
+    return gram / np.abs(gram).max()
+
+
+# ---------------------------------------------------------------------------------------------------------- as a Space
+
+MODULES: dict[str, type] = {
+    "accuracy": Accuracy,
+    "top_k_accuracy": TopKAccuracy,
+    "nll": NegativeLogLikelihood,
+    "ece": ExpectedCalibrationError,
+    "mcnemar": McNemar,
+    "agreement": Agreement,
+    "cka": CKA,
+}
+GRADIO = "6.31.0"  # of the Space
+EXAMPLES = {  # of inputs, as JSON
+    "predictions": [[2.0, 0.5], [0.1, 1.2], [0.3, 0.2]],
+    "references": [0, 1, 1],
+    "predictions1": [0, 1, 1],
+    "predictions2": [0, 1, 0],
+    "features1": [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.5, 0.2], [0.1, 0.9]],
+    "features2": [[0.9, 0.1], [0.2, 1.1], [1.0, 0.8], [0.4, 0.3], [0.0, 1.0]],
+}
+
+
+def write_module(
+    name: str, out: Path, *, sdk: str = "gradio", requirement: str = f"hf_vitstudy=={__version__}"
+) -> Path:
+    """Write a module of this file as the repository of a Space, from which ``evaluate.load("org/NAME")`` takes it.
+
+    The folder must be named as the Space will be: `evaluate` looks for ``NAME.py`` in it. Whoever loads the module needs this
+    package, not torch.
+
+    Args:
+        name: a key of `MODULES`.
+        out: the folder; files of the same names in it are replaced.
+        sdk: ``gradio``, where one can try it; or ``static``, a page alone, which the Hub hosts for everyone.
+        requirement: of this package, as pip has them, such as a wheel's address.
+
+    Returns:
+        `out`, with ``NAME.py``, README.md, requirements.txt and app.py or index.html.
+
+    Raises:
+        StudyError: an unknown module or sdk, or a folder whose name no Space can have.
+    """
+    if name not in MODULES:
+        raise StudyError(f"no module {name!r}; {nearest_name(name, MODULES)}")
+    if sdk not in ("gradio", "static"):
+        raise StudyError(f"sdk must be 'gradio' or 'static', got {sdk!r}")
+    info, space = MODULES[name]().info, out.resolve().name
+    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", space, re.ASCII):
+        raise StudyError(f"the folder is named as the Space: letters, digits, - _ and . only, got {space!r}")
+    context = {key: Markdown(value) for key, value in _described(name, info, space, requirement).items()}
+    templates = {f"{space}.py": "evaluate_module.jinja", "README.md": "evaluate_readme.md"}
+    templates |= {"app.py": "evaluate_app.jinja"} if sdk == "gradio" else {"index.html": "evaluate_page.jinja"}
+    texts = {path: environment().get_template(template).render(context) for path, template in templates.items()}
+    texts["README.md"] = f"---\n{_space_header(name, info, sdk)}\n---\n\n{texts['README.md']}"
+    needed = [requirement, "evaluate>=0.4.6", "datasets>=4.0"]
+    texts["requirements.txt"] = "\n".join(needed)
+    out.mkdir(parents=True, exist_ok=True)
+    for path, text in texts.items():
+        (out / path).write_text(text.rstrip() + "\n", encoding="utf-8")
+    return out
+
+
+def _described(name: str, info: Any, space: str, requirement: str) -> dict[str, str]:
+    """What the templates show; all of it was written in this package."""
+    kind = MODULES[name].__name__
+    given = {feature: EXAMPLES[feature] for feature in info.features}
+    arguments = ", ".join(f"{feature}={json.dumps(value)}" for feature, value in given.items())
+    call = f'evaluate.load("ORG/{space}").compute({arguments})'
+    return {
+        "name": name,
+        "kind": kind,
+        "type": info.module_type,
+        "description": info.description,
+        "page": html.escape(info.description),
+        "page_call": html.escape(call),
+        "page_requirement": html.escape(requirement),
+        "inputs": info.inputs_description.strip(),
+        "citation": info.citation,
+        "examples": json.dumps(given),
+        "call": call,
+        "requirement": requirement,
+    }
+
+
+def _space_header(name: str, info: Any, sdk: str) -> str:
+    from huggingface_hub import SpaceCardData
+
+    data = SpaceCardData(
+        title=f"{name} of hf_vitstudy",
+        emoji="🔬",
+        colorFrom="blue",
+        colorTo="gray",
+        sdk=sdk,
+        sdk_version=GRADIO if sdk == "gradio" else None,
+        app_file="app.py" if sdk == "gradio" else "index.html",
+        license="apache-2.0",
+        tags=["evaluate", info.module_type],
+        short_description=f"A {info.module_type} of the evaluate library",
+    )
+    return data.to_yaml()

@@ -59,7 +59,7 @@ class Address:
     revision: str = MAIN
 
     def __str__(self) -> str:
-        prefix = f"{self.type}s/" if self.type in ("dataset", "space") else ""
+        prefix = f"{self.type}s/" if self.type else ""
         at = "" if self.revision == MAIN else f"@{self.revision}"
         return f"{prefix}{self.repo}{'/' if self.folder else ''}{self.folder}{at}"
 
@@ -330,11 +330,12 @@ def _download(where: Address, profiles: bool) -> Path:
     api = _api()
     kind, commit = _look_up(api, where)
     scope = _scope(where, kind, profiles)
-    wanted = {name: file for name, file in _tree(api, where.repo, kind, commit).items() if _within(name, scope)}
+    there = {name: file for name, file in _tree(api, where.repo, kind, commit).items() if _within(name, scope)}
+    for name in there:
+        check_name(name)
+    wanted = {name: file for name, file in there.items() if is_shown(name)}
     if not wanted:
         raise StudyError(f"{where.repo} has no folder {scope!r} at {where.revision}" if scope else f"{where} is empty")
-    for name in wanted:
-        check_name(name)
     root = snapshot_download(
         where.repo,
         repo_type=kind,
@@ -385,7 +386,7 @@ def _scope(where: Address, kind: str, profiles: bool) -> str:
 
 
 def _within(name: str, folder: str) -> bool:
-    return is_shown(name) and (not folder or name.startswith(f"{folder}/"))
+    return not folder or name.startswith(f"{folder}/")
 
 
 def _tree(api: Any, repo: str, kind: str, commit: str) -> dict[str, Any]:
@@ -515,26 +516,38 @@ def explained(what: str) -> Iterator[None]:
     Raises:
         StudyError: instead of any of them.
     """
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-
-    network = HfHubHTTPError.__mro__[
-        1
-    ]  # all errors of the HTTP library in use, which is another from version to version
+    expected: tuple[Any, ...] = (*_network(), OSError, ValueError, RuntimeError, EOFError)
     try:
         yield
     except StudyError:
         raise
-    except OfflineModeIsEnabled:
-        raise StudyError(f"cannot {what}: HF_HUB_OFFLINE is set; unset it to reach the Hub") from None
-    except HfHubHTTPError as error:
-        raise StudyError(f"cannot {what}: {_advice(error)}{_said(error.server_message)}") from None
-    except (network, ConnectionError, TimeoutError) as error:
-        raise StudyError(
-            f"cannot {what}: no answer ({without_token(error) or type(error).__name__}); check the network, then run the same "
-            "command again"
-        ) from None
-    except (OSError, ValueError, EOFError) as error:  # huggingface_hub's own checks, and a full disk
-        raise StudyError(f"cannot {what}: {without_token(error)}") from None
+    except expected as error:
+        raise StudyError(f"cannot {what}: {_reason(error)}") from None
+
+
+def _network() -> tuple[type[Exception], ...]:
+    """Errors of a connection: of the HTTP library, which differs from version to version, and of Python."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    return HfHubHTTPError.__mro__[1], ConnectionError, TimeoutError
+
+
+def _reason(error: BaseException) -> str:
+    """What went wrong and what to do; an upload wraps the error that tells it into another."""
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None:
+        chain.append(cause)
+    for each in chain:
+        if isinstance(each, OfflineModeIsEnabled):
+            return "HF_HUB_OFFLINE is set; unset it to reach the Hub"
+        if isinstance(each, HfHubHTTPError):
+            return f"{_advice(each)}{_said(each.server_message)}"
+        if isinstance(each, _network()):
+            said = without_token(each) or type(each).__name__
+            return f"no answer ({said}); check the network, then run the same command again"
+    return without_token(error)
 
 
 def _advice(error: Any) -> str:

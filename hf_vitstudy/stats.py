@@ -164,9 +164,7 @@ def crossed_mean(values: np.ndarray, level: float = 0.95, *, unit: str = "checkp
     return student(value, error, freedom, min(m, n), level, unit)
 
 
-def student(
-    value: float, error: float, freedom: float, n: int, level: float = 0.95, unit: str = "image"
-) -> Estimate:
+def student(value: float, error: float, freedom: float, n: int, level: float = 0.95, unit: str = "image") -> Estimate:
     """A number whose standard error and degrees of freedom are known, with Student's interval."""
     from scipy.special import stdtrit
 

@@ -24,7 +24,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from . import __version__
+from . import __version__, hub
 from .agreement import Agreement, Case, agree, corrected_together
 from .claims import CLAIMS, UNTESTED, Claim, Judgement, corrected, facts
 from .claims.explaining import measure_command
@@ -128,7 +128,7 @@ def make_study(where: str | Path, out: Path, settings: Settings | None = None) -
     result = {
         "format": FORMAT,
         "version": __version__,
-        "title": title or folder.resolve().name,
+        "title": title or Path(where).resolve().name,  # not that of the Hub's cache, which is a commit
         "settings": {name: value for name, value in vars(settings).items() if name != "claims"},
         "checkpoints": [_checkpoint(member) for member in members],
         "left_out": left_out,
@@ -160,11 +160,51 @@ def load_study(path: Path) -> dict[str, Any]:
 
 
 def local_folder(where: str | Path) -> Path:
-    """The folder of profiles that an argument names; the one place where another kind of address would be resolved."""
+    """The folder of profiles that an argument names; what lies on the Hub, as ``org/name[@revision]``, is fetched.
+
+    Raises:
+        StudyError: it is neither here nor there.
+    """
     folder = Path(where)
-    if not folder.is_dir():
+    if folder.is_dir():
+        return folder
+    if folder.exists() or not hub.is_address(where):
         raise StudyError(f"no folder at {where}; expected one with profiles in it, as `vitstudy measure` writes them")
-    return folder
+    try:
+        return hub.fetch(where, profiles=True)
+    except StudyError as error:
+        raise StudyError(f"no folder at {where}, and from the Hub: {error}") from error
+
+
+def profile_folders(where: str | Path) -> list[Path]:
+    """The folder that an argument names; of ``org/name[@revision]`` on the Hub the folders of all profiles there.
+
+    Raises:
+        StudyError: there is none on the Hub either.
+    """
+    if Path(where).exists() or not hub.is_address(where):
+        return [Path(where)]  # whether it holds a profile, says who loads it
+    found = find_profiles(local_folder(where))
+    if not found:
+        raise StudyError(
+            f"no profile in {where} on the Hub; `vitstudy push PROFILE {where} --into-model` puts one there"
+        )
+    return found
+
+
+def one_profile(where: str | Path) -> Path:
+    """The same where one profile is wanted.
+
+    Raises:
+        StudyError: there are several, and which.
+    """
+    found = profile_folders(where)
+    if len(found) > 1:
+        inside = local_folder(where)
+        repo, at, revision = Path(where).as_posix().partition("@")
+        names = [f"{repo}/{path.relative_to(inside).as_posix()}{at}{revision}" for path in found]
+        raise StudyError(f"{where} holds {len(found)} profiles; name one of them: {', '.join(names)}")
+    return found[0]
 
 
 # --------------------------------------------------------------------------------------------------------- reading

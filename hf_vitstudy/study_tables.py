@@ -134,7 +134,9 @@ def summarise(profile: Profile, name: str, by: Resampled) -> Summary:
     if f"{name}_error" in profile.data:
         half = 1.96 * profile.data[f"{name}_error"].values.ravel()
         n = np.full(values.size, profile.n_images)
-        return Summary(values.ravel(), values.ravel() - half, values.ravel() + half, n, "image", "1.96 standard errors")
+        return Summary(
+            values.ravel(), values.ravel() - half, values.ravel() + half, n, "image", "1.96 standard errors"
+        )
     unknown = np.full(values.size, np.nan)
     return Summary(values.ravel(), unknown, unknown, np.zeros(values.size, int))
 
@@ -154,14 +156,15 @@ def _shares(values: np.ndarray, by: Resampled) -> Summary:
     n, right = (values >= 0).sum(0), (values > 0).sum(0)
     found = [wilson(int(k), int(m)) if m else None for k, m in zip(right, n, strict=True)]
     ends = [[getattr(each, end) if each else math.nan for each in found] for end in ("value", "low", "high")]
-    return Summary(*map(np.array, ends), n, "image", "Wilson")
+    value, low, high = map(np.array, ends)
+    return Summary(value, low, high, n, "image", "Wilson")
 
 
 def _over_batches(values: np.ndarray, by: Resampled) -> Summary:
     """Means over mini-batches, (batch, cell)."""
     found = [mean_of(column[np.isfinite(column)], unit="batch") for column in values.T]
-    ends = [np.array([getattr(each, end) for each in found]) for end in ("value", "low", "high")]
-    return Summary(*ends, np.array([each.n for each in found]), "batch", "Student")
+    value, low, high = (np.array([getattr(each, end) for each in found]) for end in ("value", "low", "high"))
+    return Summary(value, low, high, np.array([each.n for each in found]), "batch", "Student")
 
 
 _OVER: dict[str, Callable[[np.ndarray, Resampled], Summary]] = {

@@ -15,8 +15,9 @@ import pytest
 import scipy.stats
 import yaml
 from huggingface_hub import ModelCard
+from synthetic import synthetic_profile
 
-from hf_vitstudy.cards import LISTED_CLASSES, OWN, model_card
+from hf_vitstudy.cards import LISTED_CLASSES, OWN, Measured, eval_results_file, model_card
 from hf_vitstudy.errors import StudyError
 
 
@@ -462,3 +463,126 @@ def test_a_card_knows_nothing_of_the_machine(tmp_path):
     assert "CANARY" in json.dumps(record)
     for secret in ("CANARY", str(tmp_path), os.path.expanduser("~"), socket.gethostname(), "canary-user"):
         assert secret not in card, secret
+
+
+# ------------------------------------------------------------------------------------------- what else the Hub reads
+
+
+def test_the_leaderboard_s_file_is_what_the_hub_s_client_reads():
+    from huggingface_hub import parse_eval_result_entries
+
+    path, text = eval_results_file(fine_tuned(), task="test")
+    assert path == ".eval_results/cifar100.yaml"
+    (entry,) = parse_eval_result_entries(yaml.safe_load(text))
+    assert (entry.dataset_id, entry.task_id, entry.value) == ("uoft-cs/cifar100", "test", 0.9213)
+    assert entry.dataset_revision == COMMIT
+    interval = scipy.stats.binomtest(9213, 10000).proportion_ci(method="wilson")
+    assert entry.notes == f"split test, n 10000, 95 % interval {interval.low:.4f} to {interval.high:.4f}"
+
+
+NO_ENTRY = {
+    "local images": SCRATCH,
+    "no metrics": {key: value for key, value in fine_tuned().items() if key != "metrics"},
+    "no accuracy": fine_tuned() | {"metrics": {"test": {"nll": 0.5, "n": 10}}},
+    "no id": fine_tuned() | {"data": {"test": {"name": "a/b/../c", "revision": COMMIT, "n": 10}}},
+}
+
+
+@pytest.mark.parametrize("case", NO_ENTRY)
+def test_no_leaderboard_for_what_was_not_measured_on_the_hub_s_images(case):
+    assert eval_results_file(NO_ENTRY[case]) is None
+
+
+# ---------------------------------------------------------------------------------------------- what is inside of it
+
+
+def profile_of(name: str = "a-vit", **images):
+    """A profile whose network is that of the record."""
+    made = synthetic_profile(n=32, name=name)
+    made.provenance["checkpoint"]["files"] = dict(SCRATCH["files"])
+    made.provenance["images"] |= images
+    return made
+
+
+def study_of(profile, *, judged: dict[str, list[tuple[list[int], str, float]]]) -> dict:
+    """A stored study of the profile and another network: claim -> (checkpoints, verdict, effect)."""
+    about, images = profile.provenance["checkpoint"], profile.provenance["images"]
+    share = {"value": 0.75, "low": 0.578125, "high": 0.8671875, "n": 32}
+    mine = {"name": profile.name, "weights_sha256": about["weights_sha256"], "images": images, "accuracy": share}
+    other = mine | {"name": "other", "weights_sha256": "other", "accuracy": None}
+    claims = [{"id": name, "text": f"text of {name}", "unit": "CKA", "margin": 0.05} for name in judged]
+    judgements = [
+        {
+            "claim": claim,
+            "checkpoints": numbers,
+            "verdict": verdict,
+            "estimate": {"value": value, "low": value - 0.25, "high": value + 0.25, "n": 1032},
+        }
+        for claim, each in judged.items()
+        for numbers, verdict, value in each
+    ]
+    judgements.append(judgements[0] | {"estimate": None})
+    judgements.append(judgements[0] | {"estimate": dict.fromkeys(("value", "low", "high", "n"))})
+    return {"title": "A study", "checkpoints": [other, mine], "claims": claims, "judgements": judgements}
+
+
+JUDGED = {
+    "P-F1": [([1], "supported", 0.5), ([0], "contradicted", -4.0)],
+    "R-1": [([1, 0], "supported", 0.5), ([1, 0], "undecided", -0.125)],
+    "R-9": [([0], "supported", 1.0)],
+}
+
+
+def test_what_was_measured_stands_with_images_accuracy_and_claims():
+    profile = profile_of(name="a-vit", revision=COMMIT, sha256="34" * 32)
+    study = study_of(profile, judged=JUDGED)
+    card = model_card(SCRATCH, measured=Measured(profile, study, {"CKA of all": "vitstudy/figures/cka.png"}))
+    text = " ".join(body(card).split())
+    assert (
+        f"Measured on 32 images of synthetic, split test, commit `{COMMIT}`; of the 32 with a label it gets 75.00 % right "
+        f"(95 % interval 57.81 to 86.72 %). sha256 of the images: `{'34' * 32}`."
+    ) in text
+    assert "![CKA of all](vitstudy/figures/cka.png)" in card
+    rows = [line for line in card.splitlines() if re.match(r"\| [PR]-", line)]
+    assert rows == [
+        "| P-F1 | text of P-F1 | 1 supported | 0.500 (0.250 to 0.750) | CKA | 1,032 | 0.05 |",
+        "| R-1 | text of R-1 | 1 supported, 1 undecided | −0.125 to 0.500 | CKA | 1,032 | 0.05 |",
+    ]
+    assert "beside others of a study (A study)." in text
+
+
+def test_a_profile_alone_shows_no_claims():
+    card = model_card(SCRATCH, measured=Measured(profile_of()))
+    assert "## What is inside it" in card
+    assert "it gets 75" not in card
+    assert "| claim |" not in card
+    assert "\n\n\n" not in card
+    assert "## What is inside it" not in model_card(SCRATCH)
+
+
+def test_what_was_measured_of_other_weights_or_for_another_study_is_refused():
+    profile = profile_of()
+    study = study_of(profile, judged=JUDGED)
+    with pytest.raises(
+        StudyError, match=r"profile of a-vit is of other weights: model.safetensors has another sha256 than"
+    ):
+        model_card(changed(files={"model.safetensors": "11" * 32}), measured=Measured(profile))
+    study["checkpoints"][1]["weights_sha256"] = "else"
+    with pytest.raises(StudyError, match="no checkpoint with the weights and images of a-vit; it has other, a-vit"):
+        model_card(SCRATCH, measured=Measured(profile, study))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_hostile_names_in_a_profile_or_study_stay_names(text):
+    def card(text: str) -> str:
+        profile = profile_of(name=text, split=text, revision=text, sha256=text)
+        profile.provenance["images"]["name"] = text
+        study = study_of(profile, judged=JUDGED) | {"title": text}
+        study["claims"][0] |= {"text": text, "unit": text}
+        return model_card(SCRATCH, measured=Measured(profile, study, {"CKA": "vitstudy/figures/cka.png"}))
+
+    found = card(text)
+    found.encode("utf-8")
+    assert structure(found) == structure(card("harmless"))
+    prose = re.sub(r"^(`{3,})(\w+)\n.*?\n\1$", "", body(found), flags=re.M | re.S)
+    assert not re.search(r"<|\{\{|\{%|\$x|```", prose)

@@ -3,8 +3,9 @@
     states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < stats, markdown < profile, metrics < similarities < comparison, robustness < local_heads, sketches < claims
-    < agreement < study < figures < report, cards, findings               the reading half: numpy and xarray
+    errors < stats, markdown < profile, metrics < similarities, hub < comparison, robustness < local_heads, sketches < claims
+    < agreement < study < figures < report, cards, findings < viewer      the reading half: numpy and xarray
+    < releases
     demo, cli, evaluation_modules                                         on top of both
 
 The halves meet in `errors` and in `profile`, which only `measuring` fills; `training` borrows its way of writing to disk.
@@ -28,14 +29,15 @@ READING = [
     ["errors"],
     ["stats", "markdown"],
     ["profile", "metrics"],
-    ["similarities"],
+    ["similarities", "hub"],
     ["comparison", "robustness", "loss_geometry"],
     ["local_heads", "sketches"],
     ["claims"],
     ["agreement"],
     ["study"],
 ]
-READING += [["figures"], ["report", "cards", "findings"]]
+READING += [["figures", "study_tables"], ["report", "cards", "findings"], ["dataset_cards", "viewer"]]
+READING += [["study_release"], ["releases"]]
 NETWORKS = [
     ["configuration_alternet", "configuration_local_vit"],
     ["modeling_alternet", "modeling_local_vit"],
@@ -49,7 +51,7 @@ MEASURING += [
     ["training"],
 ]
 TOP = {"demo", "cli", "__main__", "evaluation_modules"}
-FOLDERS = {"analyses", "claims", "figures", "training"}  # whose files may know each other
+FOLDERS = {"analyses", "claims", "figures", "training", "viewer"}  # whose files may know each other
 OFFICE = {"__init__"}  # hands out names of every layer on first use
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "gradio"}
 

@@ -2,8 +2,12 @@
 
 import json
 import math
+import os
+import re
+import runpy
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -12,7 +16,10 @@ import sklearn.metrics
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from test_cards import fine_tuned
 
+import hf_vitstudy
+from hf_vitstudy.cards import evaluate_results, model_card
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.metrics import (
     agreement,
@@ -377,7 +384,7 @@ def metric(modules, tmp_path):
 
 
 METRICS = ["Accuracy", "TopKAccuracy", "NegativeLogLikelihood", "ExpectedCalibrationError"]
-MODULES = [*METRICS, "McNemar", "Agreement"]
+MODULES = [*METRICS, "McNemar", "Agreement", "CKA"]
 
 
 @pytest.mark.parametrize("form", ["array", "tensor", "list"])
@@ -443,7 +450,7 @@ def test_comparisons_are_the_plain_functions(metric):
 def test_a_module_says_what_it_is(metric, modules, name):
     info = metric(name).info
     assert name in modules.__dict__
-    assert info.module_type == ("metric" if name in METRICS else "comparison")
+    assert info.module_type == ("metric" if name in METRICS else "measurement" if name == "CKA" else "comparison")
     assert info.description.endswith((".", "?"))
     assert info.citation.startswith("@")
     assert "Args:" in info.inputs_description
@@ -515,3 +522,210 @@ def test_two_processes_give_the_value_of_one(tmp_path):
     found = json.loads(done.stdout.splitlines()[0]) | json.loads(done.stdout.splitlines()[1])
     expected = summarise(**image_scores(logits, labels))
     assert found == {name: expected[name] for name in ("nll", "ece")}
+
+
+# ------------------------------------------------------------------------------------------------------------- CKA
+
+
+def features(n: int = 40, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Two related sets of features of n images, of different size."""
+    rng = np.random.default_rng(seed)
+    first = rng.normal(size=(n, 7))
+    return first, first @ rng.normal(size=(7, 5)) + rng.normal(size=(n, 5))
+
+
+def slow_cka(first: np.ndarray, second: np.ndarray) -> float:
+    """By the three terms of the unbiased HSIC (Song et al. 2012, eq. 5)."""
+
+    def hsic(K: np.ndarray, L: np.ndarray) -> float:
+        n = len(K)
+        K, L = K - np.diag(np.diag(K)), L - np.diag(np.diag(L))
+        ones = np.ones(n)
+        terms = (
+            np.trace(K @ L),
+            ones @ K @ ones * (ones @ L @ ones) / ((n - 1) * (n - 2)),
+            ones @ K @ L @ ones * 2 / (n - 2),
+        )
+        return (terms[0] + terms[1] - terms[2]) / (n * (n - 3))
+
+    K, L = first @ first.T, second @ second.T
+    return hsic(K, L) / math.sqrt(hsic(K, K) * hsic(L, L))
+
+
+@pytest.mark.parametrize("n", [5, 40])
+def test_cka_is_the_unbiased_one_with_the_jackknife_over_images(metric, n):
+    first, second = features(n)
+    found = metric("CKA").compute(features1=first, features2=second)
+    value = slow_cka(first, second)
+    assert found["cka"] == pytest.approx(value, abs=1e-9)
+    assert found["n"] == n
+    if n > 5:  # 4 are left
+        without = [slow_cka(np.delete(first, i, 0), np.delete(second, i, 0)) for i in range(n)]
+        error = math.sqrt((n - 1) / n * ((without - np.mean(without)) ** 2).sum())
+        half = scipy.stats.t.ppf(0.975, n - 1) * error
+        assert (found["cka_low"], found["cka_high"]) == pytest.approx((value - half, value + half), abs=1e-9)
+
+
+def test_cka_ignores_scale_shift_rotation_form_and_batches(metric):
+    first, second = features()
+    expected = metric("CKA").compute(features1=first, features2=second)
+    rotation = np.linalg.qr(np.random.default_rng(1).normal(size=(5, 5)))[0]
+    module = metric("CKA")
+    for part in np.array_split(np.arange(40), 3):
+        module.add_batch(
+            features1=torch.from_numpy(first[part].reshape(len(part), 7, 1)),
+            features2=(3 * second[part] @ rotation + 2).tolist(),
+        )
+    assert module.compute() == pytest.approx(expected, abs=1e-9)
+    assert metric("CKA").compute(features1=first, features2=-5 * first)["cka"] == pytest.approx(1)
+
+
+def test_cka_of_what_is_always_the_same_is_undefined(metric):
+    found = metric("CKA").compute(features1=np.full((40, 3), 0.1), features2=features()[1])
+    assert math.isnan(found["cka"])
+    assert math.isnan(found["cka_low"])
+
+
+BAD_FEATURES = {
+    "one row": (np.ones(5), np.ones((5, 2)), r"features1 must be numbers \(image, ...\).* got float64 \(5,\)"),
+    "words": (np.ones((5, 2)), [["a"]] * 5, "features2 must be numbers"),
+    "no feature": (np.ones((5, 0)), np.ones((5, 2)), r"features1 must be numbers .* got float64 \(5, 0\)"),
+    "NaN": (np.eye(5) * [1, 1, np.nan, 1, 1], np.eye(5), "features1 of image 0 are not finite"),
+    "lengths": (np.eye(5), np.eye(4), "same images, got 5 features1, 4 features2"),
+    "too few": (np.eye(4), np.eye(4), "CKA with an interval needs at least 5 images, got 4"),
+    "one only": (np.eye(5), None, "expected features1, features2, got features1"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_FEATURES)
+def test_bad_features_are_refused(metric, case):
+    first, second, message = BAD_FEATURES[case]
+    with pytest.raises(StudyError, match=message):
+        metric("CKA").compute(features1=first, features2=second)
+
+
+def test_features_of_another_length_are_refused(metric):
+    module = metric("CKA")
+    for width in (3, 4):
+        module.add_batch(features1=np.eye(5, width), features2=np.eye(5))
+    with pytest.raises(StudyError, match=r"every batch must have features of the same length, got \[3, 4\]"):
+        module.compute()
+
+
+# ---------------------------------------------------------------------------------------------------------- a Space
+
+
+class Gradio(types.ModuleType):
+    """As much of gradio as the Space's app needs: it remembers what it was given."""
+
+    class Error(Exception):
+        pass
+
+    def __init__(self) -> None:
+        super().__init__("gradio")
+        self.Textbox = self.Code = lambda *args, **options: (args, options)
+        self.Interface = lambda compute, **options: {"compute": compute, **options}
+
+
+@pytest.mark.parametrize("name", ["accuracy", "top_k_accuracy", "nll", "ece", "mcnemar", "agreement", "cka"])
+def test_a_module_s_space_has_an_app_that_computes(modules, name, tmp_path, monkeypatch):
+    from huggingface_hub import SpaceCard
+
+    folder = modules.write_module(name, tmp_path / f"my-{name}")
+    assert sorted(path.name for path in folder.iterdir()) == sorted(
+        ["README.md", "app.py", f"my-{name}.py", "requirements.txt"]
+    )
+    card = SpaceCard.load(folder / "README.md")
+    kind = modules.MODULES[name]().info.module_type
+    assert (card.data.sdk, card.data.app_file, card.data.tags) == ("gradio", "app.py", ["evaluate", kind])
+    assert f'evaluate.load("ORG/my-{name}").compute(' in card.text
+    compile(re.search(r"```python\n(.*?)```", card.text, re.S)[1], "card", "exec")
+    assert (folder / "requirements.txt").read_text().splitlines()[0] == f"hf_vitstudy=={hf_vitstudy.__version__}"
+    gradio = Gradio()
+    monkeypatch.setitem(sys.modules, "gradio", gradio)
+    app = runpy.run_path(str(folder / "app.py"))
+    given = [box[0][0] for box in app["demo"]["inputs"]]
+    found = json.loads(app["compute"](*given))
+    assert found == modules.MODULES[name]().compute(**app["EXAMPLES"])
+    with pytest.raises(gradio.Error, match="Expecting value"):
+        app["compute"](*["nothing"] * len(given))
+
+
+LOADED = """
+import sys
+sys.modules["transformers"] = None  # evaluate then leaves out its pipelines, which take most of its 10 s
+import evaluate
+del sys.modules["transformers"]
+module = evaluate.load(sys.argv[1], cache_dir=sys.argv[2])
+print(module.module_type, module.compute(predictions1=[0, 1, 1], predictions2=[0, 1, 0])["agreement"])
+"""
+
+
+def test_evaluate_loads_what_was_written(modules, tmp_path):
+    """From the folder, as it does from a Space: by the file that is called like the folder."""
+    folder = modules.write_module("agreement", tmp_path / "my-agreement", sdk="static")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    command = [sys.executable, "-c", LOADED, str(folder), str(tmp_path / "cache")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=environment)
+    assert done.stdout == f"comparison {2 / 3}\n", done.stderr
+
+
+def test_a_static_space_is_a_page_that_escapes_what_it_is_given(modules, tmp_path):
+    from huggingface_hub import SpaceCard
+
+    folder = modules.write_module("cka", tmp_path / "cka", sdk="static", requirement="hf_vitstudy<9")
+    assert not (folder / "app.py").exists()
+    data = SpaceCard.load(folder / "README.md").data
+    assert (data.sdk, data.app_file) == ("static", "index.html")
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert "pip install &#x27;hf_vitstudy&lt;9&#x27; evaluate" in page or "'hf_vitstudy&lt;9'" in page
+    assert modules.MODULES["cka"]().info.description in page
+
+
+BAD_SPACES = {
+    "module": (("acuracy", "x"), {}, "no module 'acuracy'; did you mean accuracy"),
+    "sdk": (("cka", "x"), {"sdk": "docker"}, "sdk must be 'gradio' or 'static', got 'docker'"),
+    "name": (("cka", "my cka"), {}, "the folder is named as the Space: .* got 'my cka'"),
+    "hidden": (("cka", ".cka"), {}, "the folder is named as the Space: .* got '.cka'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_SPACES)
+def test_a_space_that_cannot_be_is_refused(modules, case, tmp_path):
+    (name, folder), options, message = BAD_SPACES[case]
+    with pytest.raises(StudyError, match=message):
+        modules.write_module(name, tmp_path / folder, **options)
+    assert not (tmp_path / folder).exists()
+
+
+# ------------------------------------------------------------------------------------------------ results of a model
+
+
+def test_evaluate_would_push_the_results_that_the_card_shows(monkeypatch):
+    """Through `evaluate.push_to_hub` itself, without a network: what it would write is what the card holds already."""
+    from evaluate import hub
+    from huggingface_hub import CardData, ModelCard
+    from huggingface_hub.repocard_data import model_index_to_eval_results
+
+    record, sent = fine_tuned(), []
+    for name in ("dataset_info", "model_info"):
+        monkeypatch.setattr(hub, name, lambda repo: None)
+    monkeypatch.setattr(hub, "metadata_update", lambda repo_id, metadata, overwrite: sent.append(metadata))
+    for result in evaluate_results(record):
+        hub.push_to_hub(model_id="me/vit", **result)
+    shown = ModelCard(model_card(record, name="me/vit")).data.to_dict()["model-index"]
+    assert len(sent) == 4
+    for metadata, expected in zip(sent, model_index_to_eval_results(shown)[1], strict=True):
+        (index,) = metadata["model-index"]
+        (found,) = model_index_to_eval_results([index | {"name": "vit"}])[1]
+        assert found == expected
+        assert "!!" not in CardData(**metadata).to_yaml()
+
+
+def test_other_tasks_are_refused_by_evaluate():
+    """So that the test above is known to pass through the check of `evaluate`."""
+    from evaluate import hub
+
+    result = evaluate_results(fine_tuned())[0] | {"task_type": "sorting"}
+    with pytest.raises(ValueError, match="Task type not supported"):
+        hub.push_to_hub(model_id="me/vit", **result)

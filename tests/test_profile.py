@@ -429,7 +429,9 @@ def test_a_missing_measurement_says_why_or_what_there_is(profile):
     resnet = synthetic_profile("resnet", n=12, block=8)
     with pytest.raises(StudyError, match="synthetic-resnet has no 'attention_distance': no attention in this network"):
         resnet["attention_distance"]
-    with pytest.raises(StudyError, match="synthetic-vit has no measurement 'beauty'. Measure again with it included"):
+    with pytest.raises(
+        StudyError, match=r"synthetic-vit has no measurement 'beauty'\. Measure again with it included"
+    ):
         profile["beauty"]
     with pytest.raises(StudyError, match="has no measurement 'varience'; it has variance"):
         profile["varience"]

@@ -1,0 +1,130 @@
+"""The page as a folder of files: a static Space, GitHub Pages, or any folder on a disk. No server, no outside request."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from ..errors import StudyError
+from .data import Source, checkpoint_data, pair_data, study_data
+
+
+PAGE, README, DATA = "index.html", "README.md", "data"
+HERE = Path(__file__).parent
+PARTS = {"css": "viz.css", "script": "viz.js"}
+
+
+def export_site(study: str | Path, out: str | Path, profiles: str | Path | None = None) -> Path:
+    """Write the page of a study and the data of all its checkpoints and pairs; returns the page.
+
+    Args:
+        study: ``results.json`` of `make_study`, or the folder that it lies in.
+        out: new folder, or that of an earlier page, which is replaced when the new one is complete.
+        profiles: see `Source`.
+
+    Returns:
+        ``out/index.html``, which holds the study and the pair it opens with; ``out/data`` holds one JSON file per checkpoint
+        and per pair, fetched when they are chosen; ``out/README.md`` is the card of a static Space.
+
+    Raises:
+        StudyError: no study, profiles that are not those of it, or a folder with anything else in it.
+    """
+    out = Path(out)
+    _refuse_foreign(out)
+    source = Source(Path(study), profiles)
+    fresh, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("new", "old"))
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        _write(source, fresh)
+        if out.exists():
+            out.rename(old)
+        fresh.rename(out)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        if old.exists() and not out.exists():
+            old.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
+    return out / PAGE
+
+
+def page(study: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
+    """The page.
+
+    Args:
+        study: see `study_data`.
+        files: name below ``data`` -> content of those that it need not fetch.
+    """
+    import jinja2
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("hf_vitstudy", "viewer"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    parts = {name: (HERE / file).read_text(encoding="utf-8") for name, file in PARTS.items()}
+    digest = base64.b64encode(hashlib.sha256(parts["script"].encode()).digest()).decode()
+    inside = _in_script({"study": study, "files": files})
+    return environment.get_template("page.html").render(title=study["title"], digest=digest, data=inside, **parts)
+
+
+def _in_script(value: Any) -> str:
+    """JSON that cannot end the element it stands in."""
+    return _compact(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+
+
+def _compact(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def _refuse_foreign(out: Path) -> None:
+    if out.is_file():
+        raise StudyError(f"{out} is a file, expected a folder for the page; choose another name")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    strangers = [name for name in names if name not in (PAGE, README, DATA)]
+    if strangers or (names and not (out / DATA / "study.json").is_file()):
+        raise StudyError(f"{out} holds {(strangers or names)[0]!r}, which is no part of a page; choose another folder")
+
+
+def _write(source: Source, folder: Path) -> None:
+    study = study_data(source)
+    (folder / DATA).mkdir(parents=True)
+    (folder / DATA / "study.json").write_text(_compact(study) + "\n", encoding="utf-8")
+    total = len(study["checkpoints"]) + sum(len(group) * (len(group) - 1) // 2 for group in study["comparable"])
+    first, inside = _names(study["start"]), {}
+    for name, content in tqdm(_files(source, study), desc="page", total=total, unit="file", disable=None):
+        (folder / DATA / name).write_text(_compact(content) + "\n", encoding="utf-8")
+        if name in first:
+            inside[name] = content
+    (folder / PAGE).write_text(page(study, inside), encoding="utf-8")
+    (folder / README).write_text(_card(study), encoding="utf-8")
+
+
+def _names(start: list[int]) -> set[str]:
+    """Files of the pair that the page opens with."""
+    return (
+        {f"checkpoint-{number}.json" for number in start} | {"pair-{}-{}.json".format(*sorted(start))}
+        if start
+        else set()
+    )
+
+
+def _files(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number in range(len(study["checkpoints"])):
+        yield f"checkpoint-{number}.json", checkpoint_data(source, number)
+    for group in study["comparable"]:
+        for a, b in combinations(group, 2):
+            yield f"pair-{a}-{b}.json", pair_data(source, a, b)
+
+
+def _card(study: dict[str, Any]) -> str:
+    """The card of a static Space; JSON text is YAML text."""
+    title = json.dumps(study["title"], ensure_ascii=False)
+    about = f"{len(study['checkpoints'])} checkpoints compared inside, with intervals."
+    return f"---\ntitle: {title}\nsdk: static\napp_file: {PAGE}\nfullWidth: true\nheader: mini\n---\n\n{about}\n"

@@ -1,0 +1,784 @@
+"""Push and pull through unmodified clients, against a Hub on this machine: round trips, conflicts, faults, hostile answers.
+
+`hub_server` is ours; ``shared/hub/mini_hub.py``, where it is at hand, was written by others, and a mistake that our client and
+our server share would show there.
+"""
+
+import contextlib
+import hashlib
+import importlib.util
+import itertools
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import REAL_DATA
+from hub_client import Client
+from hub_server import TOKEN, Blob, Fault, Hub
+from safetensors.numpy import save_file
+from synthetic import synthetic_profile
+
+from hf_vitstudy import hub
+from hf_vitstudy.claims import choose_claims
+from hf_vitstudy.errors import StudyError
+from hf_vitstudy.profile import load_profile
+from hf_vitstudy.study import Settings, local_folder, make_study, one_profile, profile_folders
+
+
+OTHERS_HUB = REAL_DATA.parent / "hub" / "mini_hub.py"
+PROFILE = ("arrays.safetensors", "manifest.json", "profile.json")
+DOC = Path(__file__).parents[1] / "docs" / "hub.md"
+numbers = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def server():
+    with Hub() as running:
+        yield running
+
+
+@pytest.fixture(autouse=True)
+def _calm(server):
+    server.faults.clear()
+    server.requests.clear()
+    server.lfs.clear()
+
+
+@pytest.fixture(scope="module")
+def vitstudy(server, tmp_path_factory):
+    client = Client(server.url, tmp_path_factory.mktemp("client"), TOKEN)
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def offline(vitstudy, server):
+    """The same account and cache in a process that was offline from the start."""
+    client = Client(server.url, vitstudy.home, TOKEN, HF_HUB_OFFLINE="1")
+    yield client
+    client.close()
+
+
+@pytest.fixture(scope="module")
+def mini_hub():
+    """The stand-in that others wrote."""
+    if not OTHERS_HUB.is_file():
+        pytest.skip("no shared/hub/mini_hub.py at hand")
+    spec = importlib.util.spec_from_file_location("mini_hub", OTHERS_HUB)
+    found = importlib.util.module_from_spec(spec)
+    sys.modules["mini_hub"] = found  # where its annotations are looked up
+    spec.loader.exec_module(found)
+    return found
+
+
+@contextlib.contextmanager
+def client_of(server, home: Path, **environment: str):
+    with server as running:
+        client = Client(running.url, home, TOKEN, **environment)
+        yield client
+        client.close()
+    running.sock.close()
+
+
+@pytest.fixture(scope="module")
+def others(mini_hub, tmp_path_factory):
+    with client_of(mini_hub.Server(), tmp_path_factory.mktemp("others")) as client:
+        yield client
+
+
+@pytest.fixture(scope="module", params=["ours", "others"])
+def either(request):
+    """A client of one Hub and of the other."""
+    return request.getfixturevalue("vitstudy" if request.param == "ours" else "others")
+
+
+@pytest.fixture
+def name() -> str:
+    return f"org/repo{next(numbers)}"
+
+
+@pytest.fixture(scope="module")
+def profiles(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("profiles")
+    for kind in ("vit", "resnet"):
+        synthetic_profile(kind, n=32, block=16).save(folder / kind)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def study(profiles, tmp_path_factory) -> Path:
+    """The result of a study of both profiles, which lie elsewhere."""
+    folder = tmp_path_factory.mktemp("study")
+    make_study(profiles, folder, Settings(tuple(choose_claims(["P-F1", "R-1"])), draws=100, permutations=2))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def pushed(either, profiles, study) -> dict[str, str]:
+    """A profile and a study of it and another, on either Hub; what each is called there."""
+    names = {kind: f"org/{kind}{next(numbers)}" for kind in ("vit", "study")}
+    assert "profile -> http" in well(either("push", profiles / "vit", names["vit"]))
+    assert "study -> http" in well(either("push", study, names["study"], "--profiles", profiles))
+    return names
+
+
+@pytest.fixture
+def checkpoint(tmp_path) -> Path:
+    """What a push takes for one, 16 kB of weights."""
+    return write_checkpoint(tmp_path / "checkpoint")
+
+
+def write_checkpoint(folder: Path, seed: int = 0) -> Path:
+    folder.mkdir()
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    save_file({"weight": np.random.default_rng(seed).normal(size=2000)}, folder / "model.safetensors")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def well(done) -> str:
+    assert done.code == 0, done.err
+    return done.out
+
+
+def ends(done, *words: str) -> None:
+    """Bad input: one line, exit code 2."""
+    assert done.code == 2, done
+    (line,) = [line for line in done.err.splitlines() if line.startswith("error: ")]
+    assert "Traceback" not in done.err
+    for word in words:
+        assert word in line
+
+
+# ------------------------------------------------------------------------------------------------------ round trips
+
+
+def test_a_profile_comes_back_as_it_was(either, pushed, profiles, tmp_path):
+    well(either("pull", pushed["vit"], "--out", tmp_path / "back"))
+    sent, back = contents(profiles / "vit"), contents(tmp_path / "back")
+    assert set(sent) == set(PROFILE)
+    assert {key: back[key] for key in PROFILE} == sent
+    assert "README.md" in back
+    assert ".gitattributes" not in back
+    assert "nothing new" in well(either("push", tmp_path / "back", pushed["vit"]))  # the same folder, the same release
+
+
+def test_a_checkpoint_comes_back_as_it_was(either, checkpoint, name, tmp_path):
+    (checkpoint / "README.md").write_text("---\nlicense: mit\n---\n# Mine\n")
+    well(either("push", checkpoint, name))
+    well(either("pull", name, "--out", tmp_path / "back"))
+    back = contents(tmp_path / "back")
+    manifest = json.loads(back.pop("manifest.json"))
+    assert back == contents(checkpoint)
+    digests = {key: hashlib.sha256(content).hexdigest() for key, content in back.items()}
+    assert {key: entry["sha256"] for key, entry in manifest["files"].items()} == digests
+
+
+def test_a_revision_brings_back_what_was_there(either, profiles, name, tmp_path):
+    """A second release replaces the first: what the first alone had goes, what somebody else put there stays."""
+    first = write_checkpoint(tmp_path / "first")
+    (first / "extra.json").write_text("{}")
+    url = well(either("push", first, name)).split()[-1]
+    second = write_checkpoint(tmp_path / "second", seed=1)
+    well(either("push", second, name))
+    well(either("pull", f"{name}@{url.rsplit('/', 1)[1]}", "--out", tmp_path / "old"))
+    well(either("pull", name, "--out", tmp_path / "new"))
+    for back, sent in (("old", first), ("new", second)):
+        found = contents(tmp_path / back)
+        del found["manifest.json"]
+        assert found == contents(sent)
+
+
+def test_profiles_of_the_hub_compare_as_those_at_hand(either, pushed, profiles, tmp_path):
+    there = [pushed["vit"], f"datasets/{pushed['study']}/profiles/resnet@main"]
+    for place, addresses in (("here.csv", [profiles / "vit", profiles / "resnet"]), ("there.csv", there)):
+        well(either("compare", *addresses, "--permutations", 2, "--out", tmp_path / place))
+    assert (tmp_path / "here.csv").read_bytes() == (tmp_path / "there.csv").read_bytes()
+
+
+def test_a_study_is_judged_again_from_the_hub(either, pushed, study, profiles, tmp_path):
+    judging = ("--claims", "P-F1,R-1", "--draws", 100, "--permutations", 2)
+    well(either("study", f"{pushed['study']}@main", "--out", tmp_path, *judging))
+    first, again = (json.loads((of / "results.json").read_text()) for of in (study, tmp_path))
+    for checkpoint in again["checkpoints"]:
+        checkpoint["key"] = checkpoint["key"].removeprefix("profiles/")
+    assert first["judgements"] == again["judgements"]
+    assert first["checkpoints"] == again["checkpoints"]
+    assert len(first["judgements"]) > 1
+
+
+def test_a_study_comes_back_as_it_was(either, pushed, study, profiles, tmp_path):
+    well(either("pull", pushed["study"], "--out", tmp_path / "back"))
+    for kind in ("vit", "resnet"):
+        assert contents(tmp_path / "back" / "profiles" / kind) == contents(profiles / kind)
+    assert (tmp_path / "back" / "results.json").read_text() == (study / "results.json").read_text()
+
+
+def test_profiles_of_a_study_are_judged_and_reported(vitstudy, server, study, profiles, name, tmp_path):
+    """All of them, where any number is wanted; where one is, it is named."""
+    repo = server.create("dataset", name)
+    for kind in ("vit", "resnet"):
+        repo.put(**{f"profiles__{kind}__{key}": content for key, content in contents(profiles / kind).items()})
+    for place, addresses in (("here", [profiles / "resnet", profiles / "vit"]), ("there", [name])):
+        well(vitstudy("judge", *addresses, "--claims", "P-F1", "--draws", 100, "--json", tmp_path / place))
+    assert (tmp_path / "here").read_bytes() == (tmp_path / "there").read_bytes()
+    assert len(json.loads((tmp_path / "here").read_text())) == 1
+    well(vitstudy("report", name, "--draws", 100, "--out", tmp_path / "report.html"))
+    assert "synthetic-resnet" in (tmp_path / "report.html").read_text(encoding="utf-8")
+    ends(vitstudy("compare", name, name), f"{name} holds 2 profiles", f"{name}/profiles/resnet, {name}/profiles/vit")
+
+
+def test_a_profile_beside_its_model(vitstudy, server, checkpoint, profiles, name):
+    ends(vitstudy("push", profiles / "vit", name, "--into-model"), "no such repository")
+    well(vitstudy("push", checkpoint, name))
+    before = server.repo("model", name).files()
+    well(vitstudy("push", profiles / "vit", name, "--into-model"))
+    after = server.repo("model", name).files()
+    assert {key: after[key] for key in before} == before
+    assert {key: after[f"vitstudy/vit/{key}"] for key in PROFILE} == contents(profiles / "vit")
+    assert len(after) == len(before) + len(PROFILE)
+    server.requests.clear()
+    well(vitstudy("compare", name, f"{name}/vitstudy/vit", "--permutations", 2))
+    assert not [line for line in server.requests if "model.safetensors" in line], "weights are not fetched to compare"
+    well(vitstudy("push", write_checkpoint(checkpoint.with_name("next"), seed=5), name))
+    assert "vitstudy/vit/profile.json" in server.repo("model", name).files()
+
+
+def test_many_files_over_many_pages_and_another_host(vitstudy, server, checkpoint, name, tmp_path, monkeypatch):
+    """The Hub lists a thousand files a page, and sends for large ones to another host."""
+    monkeypatch.setattr(server, "page", 3)
+    monkeypatch.setattr(server, "redirect", True)
+    for number in range(7):
+        (checkpoint / f"part{number}.json").write_text(f"[{number}]")
+    well(vitstudy("push", checkpoint, name))
+    well(vitstudy("pull", name, "--out", tmp_path / "back"))
+    back = contents(tmp_path / "back")
+    assert {key: back[key] for key in contents(checkpoint)} == contents(checkpoint)
+    assert len(back) == 10
+    assert any(line.startswith("GET /lfs/") for line in server.requests)
+    assert sum("/tree/" in line for line in server.requests) >= 3 * 4
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the other Hub leaves files open
+def test_the_way_of_xet(mini_hub, checkpoint, tmp_path):
+    """Uploading in deduplicated pieces, as `huggingface_hub` does by itself; only the other Hub takes it."""
+    pytest.importorskip("hf_xet")
+    store = tmp_path / "store"
+    with client_of(mini_hub.Server(xet_dir=str(store)), tmp_path / "client", HF_HUB_DISABLE_XET="0") as client:
+        assert "checkpoint -> http" in well(client("push", checkpoint, "org/xet"))
+        assert "nothing new" in well(client("push", checkpoint, "org/xet"))
+        well(client("pull", "org/xet", "--out", tmp_path / "back"))
+    assert any(path.is_file() for path in (store / "xet" / "xorbs").rglob("*"))
+    back = contents(tmp_path / "back")
+    assert {key: back[key] for key in contents(checkpoint)} == contents(checkpoint)
+
+
+LOAD = """
+import sys
+import numpy as np, torch
+from huggingface_hub import constants
+from transformers import AutoImageProcessor, AutoModelForImageClassification
+folder, name, revision = sys.argv[1:]
+
+def logits(where, **options):
+    AutoImageProcessor.from_pretrained(where, **options)
+    torch.manual_seed(0)
+    return AutoModelForImageClassification.from_pretrained(where, **options)(torch.rand(2, 3, 32, 32)).logits
+
+expected = logits(folder)
+assert torch.equal(logits(name, revision=revision), expected)
+constants.HF_HUB_OFFLINE = True
+print("offline from here", flush=True)
+sys.stdin.readline()
+assert torch.equal(logits(name, revision=revision), expected)
+print("equal")
+"""
+
+
+def test_transformers_loads_what_was_pushed_at_its_commit(vitstudy, server, vit_folder, name):
+    """And again, offline, without asking anything; `test_offline_with_a_warm_cache_asks_nothing` is offline from the start."""
+    url = well(vitstudy("push", vit_folder, name)).split()[-1]
+    commit = server.repo("model", name).head.oid
+    assert url == f"{server.url}/{name}/tree/{commit}"
+    server.repo("model", name).put(**{"config.json": b"{}"})  # later commits change nothing
+    command = [sys.executable, "-c", LOAD, str(vit_folder), name, commit]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(command, env=vitstudy.environment, **pipes) as process:
+        assert process.stdout.readline() == "offline from here\n"
+        assert any(f"/{name}/resolve/{commit}/model.safetensors" in line for line in server.requests)
+        server.requests.clear()
+        assert process.communicate("\n", timeout=120)[0] == "equal\n"
+    assert server.requests == []
+
+
+def test_offline_with_a_warm_cache_asks_nothing(vitstudy, offline, server, checkpoint, profiles, name, tmp_path):
+    well(vitstudy("push", checkpoint, name))
+    well(vitstudy("push", profiles / "vit", name, "--into-model"))
+    cold = offline("compare", name, name)
+    ends(cold, f"{name} is not in the cache of this machine, and HF_HUB_OFFLINE is set")
+    well(vitstudy("compare", name, name, "--permutations", 2))
+    server.requests.clear()
+    well(offline("compare", name, f"{name}@main", "--permutations", 2))
+    well(offline("pull", f"{name}/vitstudy/vit", "--out", tmp_path / "back"))
+    assert contents(tmp_path / "back") == contents(profiles / "vit")
+    ends(offline("pull", name, "--out", tmp_path / "all"), "not in the cache")  # of the weights nothing was fetched
+    ends(offline("push", profiles / "vit", name), "HF_HUB_OFFLINE is set; unset it to reach the Hub")
+    ends(offline("compare", f"{name}@other", name), "not in the cache")
+    assert server.requests == []
+
+
+# ---------------------------------------------------------------------------------------------------- what is sent
+
+
+def test_a_dry_run_shows_all_and_asks_the_hub_nothing(offline, server, checkpoint, name):
+    (checkpoint / "optimizer.bin").write_bytes(b"\x80\x04")
+    (checkpoint / "step_100").mkdir()
+    out = well(offline("push", checkpoint, name, "--dry-run"))
+    assert f"checkpoint to model {name}: 3 files" in out
+    assert re.search(r"model\.safetensors +16,0\d\d\n", out)
+    assert "left out optimizer.bin: could run code when it is loaded" in out
+    assert "left out step_100/: a folder" in out
+    assert "dry run: nothing was sent" in out
+    well(offline("collect", "org/Ours", name, "--dry-run"))
+    assert server.requests == []
+
+
+def test_message_branch_and_privacy(vitstudy, server, checkpoint, name):
+    well(vitstudy("push", checkpoint, name, "--private", "--message", "First", "--revision", "next"))
+    repo = server.repo("model", name)
+    assert repo.private
+    assert repo.branches["next"][-1].title == "First"
+    assert [commit.title for commit in repo.branches["main"]] == ["initial commit"]
+    assert "model.safetensors" not in repo.files("main")
+    well(vitstudy("push", checkpoint, name, "--private"))
+    assert repo.head.title == "Checkpoint (3 files) by hf_vitstudy"
+    stranger = vitstudy("pull", name, "--out", checkpoint / "back", HF_TOKEN="hf_SomebodyElseSomebodyElse")
+    ends(stranger, "401, no such repository, or not for you")
+
+
+def test_what_is_public_is_not_pushed_to_as_private(vitstudy, server, checkpoint, name):
+    server.create("model", name)
+    ends(vitstudy("push", checkpoint, name, "--private"), f"{name} is public already, so nothing was sent")
+    assert len(server.repo("model", name).branches["main"]) == 1
+    assert server.lfs == {}
+
+
+def test_a_file_that_the_repository_ignores_is_noticed(vitstudy, server, checkpoint, name):
+    server.create("model", name).put(**{".gitignore": b"config.json"})
+    ends(vitstudy("push", checkpoint, name), "lacks 'config.json' as it was sent", ".gitignore")
+
+
+def test_no_license_to_write(vitstudy, server, checkpoint):
+    ends(vitstudy("push", checkpoint, "google/theirs"), "cannot push to google/theirs: ")
+    done = vitstudy("push", checkpoint, "org/mine", HF_TOKEN="")
+    ends(done, "hf auth login")
+
+
+# -------------------------------------------------------------------------------------------- conflict, interruption
+
+
+def test_a_commit_in_between_is_a_conflict(vitstudy, server, checkpoint, name):
+    """Between the look at the branch and the commit somebody else commits: theirs stays, ours is not there."""
+    repo = server.create("model", name)
+    server.faults.append(Fault("POST .*/commit/", before=lambda: repo.put(theirs=b"1")))
+    ends(vitstudy("push", checkpoint, name), "412, somebody committed there meanwhile, and nothing was changed")
+    assert set(repo.files()) == {".gitattributes", "theirs"}
+    well(vitstudy("push", checkpoint, name))
+    assert set(repo.files()) == {".gitattributes", "theirs", "config.json", "manifest.json", "model.safetensors"}
+
+
+def test_a_parent_that_is_no_longer_the_head_is_a_conflict(either, tmp_path, name):
+    first, second, third = (write_checkpoint(tmp_path / str(seed), seed) for seed in range(3))
+    parent = well(either("push", first, name)).split("/")[-1].strip()
+    well(either("push", second, name, "--parent", parent))
+    ends(either("push", third, name, "--parent", parent), "412, somebody committed there meanwhile")
+    well(either("pull", name, "--out", tmp_path / "back"))
+    assert contents(tmp_path / "back")["model.safetensors"] == contents(second)["model.safetensors"]
+
+
+def test_a_killed_push_leaves_the_branch_and_a_second_one_sends_the_rest(vitstudy, server, checkpoint, name, tmp_path):
+    repo = server.create("model", name)
+    save_file({"more": np.arange(3000.0)}, checkpoint / "more.safetensors")
+    slow = hashlib.sha256((checkpoint / "more.safetensors").read_bytes()).hexdigest()
+    server.faults.append(Fault(f"PUT /lfs/{slow}", delay=30))
+    command = [sys.executable, "-m", "hf_vitstudy", "push", str(checkpoint), name]
+    process = subprocess.Popen(command, env=vitstudy.environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: len(server.lfs) == 1 and server.faults[0].seen == 1)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(10) == -signal.SIGKILL
+    assert [commit.title for commit in repo.branches["main"]] == ["initial commit"]
+    server.faults.clear()
+    server.requests.clear()
+    well(vitstudy("push", checkpoint, name))
+    assert [line for line in server.requests if line.startswith("PUT")] == [f"PUT /lfs/{slow}"]
+    assert len(repo.branches["main"]) == 2
+    assert repo.files()["more.safetensors"] == (checkpoint / "more.safetensors").read_bytes()
+
+
+def wait_until(true, seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+def test_a_killed_pull_leaves_no_folder(vitstudy, server, checkpoint, name, tmp_path):
+    well(vitstudy("push", checkpoint, name))
+    server.faults.append(Fault("GET .*/resolve/.*safetensors", delay=30))
+    command = [sys.executable, "-m", "hf_vitstudy", "pull", name, "--out", str(tmp_path / "pulled" / "back")]
+    process = subprocess.Popen(command, env=vitstudy.environment, stdout=subprocess.DEVNULL)
+    wait_until(lambda: server.faults[0].seen == 1)
+    process.kill()
+    process.wait(10)
+    assert not (tmp_path / "pulled").exists()
+    well(vitstudy("pull", name, "--out", tmp_path / "pulled" / "back"))
+    assert [path.name for path in (tmp_path / "pulled").iterdir()] == ["back"]
+
+
+def test_an_answer_lost_after_the_commit(vitstudy, server, checkpoint, name):
+    repo = server.create("model", name)
+    server.faults.append(Fault("POST .*/commit/", drop_answer=True))
+    ends(vitstudy("push", checkpoint, name), "no answer", "run the same command again")
+    assert len(repo.branches["main"]) == 2
+    assert "nothing new" in well(vitstudy("push", checkpoint, name))
+    assert len(repo.branches["main"]) == 2
+
+
+# ----------------------------------------------------------------------------------------------------------- faults
+
+
+def table() -> dict[str, list[str]]:
+    """what happens -> what it does to each of the four steps, as the documentation says it."""
+    lines = DOC.read_text(encoding="utf-8").splitlines()
+    head = next(number for number, line in enumerate(lines) if line.startswith("| what happens |"))
+    found = {}
+    for line in lines[head + 2 :]:
+        if not line.startswith("|"):
+            break
+        what, *cells = [cell.strip() for cell in line.strip("|").split("|")]
+        found[what] = cells
+    assert lines[head] == "| what happens | push, a file | push, the commit | pull, the look-up | pull, a file |"
+    return found
+
+
+FAULTS = {
+    **{
+        what: {"status": int(what[:3]), "times": 1 if what.endswith("once") else -1}
+        for what in table()
+        if what[:3].isdigit()
+    },
+    "connection cut after some bytes, once": {"cut": 1000},
+    "connection cut after some bytes, always": {"cut": 1000, "times": -1},
+    "answers come slowly": {"delay": 0.1, "times": -1},
+}
+STEPS = {
+    "push, a file": "PUT /lfs/",
+    "push, the commit": "POST .*/commit/",
+    "pull, the look-up": "GET .*/revision/",
+    "pull, a file": "GET .*/resolve/.*safetensors",
+}
+
+
+@pytest.mark.parametrize("what", FAULTS)
+def test_what_goes_wrong_does_what_the_documentation_says(what, vitstudy, server, checkpoint, name, tmp_path):
+    repo, out = server.create("model", name), tmp_path / "back"
+    for step, cell in zip(STEPS, table()[what], strict=True):
+        server.faults[:] = [fault_at(step, **FAULTS[what])]
+        before = repo.head.oid
+        done = run(vitstudy, step, checkpoint, name, out)
+        assert server.faults[0].seen >= 1, "the fault happened"
+        if cell == "goes on":
+            well(done)
+        else:
+            ends(done, re.fullmatch('ends: "(.+)"', cell)[1])
+            assert repo.head.oid == before
+            assert not list(tmp_path.glob("*back*"))
+        if step == "push, a file" and repo.head.oid != before:
+            repo.branches["main"].pop()  # so that there is something to commit in the next step
+        if step == "push, the commit" and repo.head.oid == before:
+            server.faults.clear()
+            well(run(vitstudy, step, checkpoint, name, out))
+        if step == "pull, the look-up":
+            shutil.rmtree(out, ignore_errors=True)
+            shutil.rmtree(tmp_path / "cache", ignore_errors=True)
+    if not out.exists():
+        server.faults.clear()
+        well(run(vitstudy, "pull, a file", checkpoint, name, out))
+    assert contents(out)["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+    assert repo.files()["model.safetensors"] == (checkpoint / "model.safetensors").read_bytes()
+
+
+def fault_at(step: str, cut: int | None = None, **about) -> Fault:
+    """A connection is cut on the side of the bytes: on what is sent, or on what arrives."""
+    arriving = step == "pull, a file"
+    return Fault(STEPS[step], cut_answer=cut if arriving else None, cut_upload=None if arriving else cut, **about)
+
+
+def run(vitstudy, step: str, checkpoint: Path, name: str, out: Path):
+    if step.startswith("push"):
+        return vitstudy("push", checkpoint, name)
+    return vitstudy("pull", name, "--out", out, cache=out.with_name("cache"))
+
+
+def test_every_row_of_the_documentation_is_tested():
+    assert set(table()) == set(FAULTS)
+    assert len(FAULTS) >= 12
+
+
+# ------------------------------------------------------------------------------------------------- hostile, damaged
+
+HOSTILE_NAMES = [
+    "../evil.txt",
+    "profiles/../../evil.txt",
+    "/tmp/evil.txt",
+    "..\\evil.txt",
+    "C:\\evil.txt",
+    "C:evil.txt",
+    "aux",
+    "folder/con.txt",
+    "trailing./evil.txt",
+    "space /evil.txt",
+    "line\nbreak.txt",
+    "reversed\u202etxt.exe",
+    "star*.txt",
+    "double//slash.txt",
+    ".git/config",
+    "x" * 300,
+]
+
+
+@pytest.mark.parametrize("file", HOSTILE_NAMES)
+def test_a_file_name_that_leaves_its_folder_is_refused(file):
+    with pytest.raises(StudyError, match=r"refused a file called .*: such a name could leave its folder"):
+        hub.check_name(file)
+
+
+@pytest.mark.parametrize(
+    "file", ["README.md", "profiles/vit b/arrays.safetensors", "ünïcode.json", "a-b_c.1+2.json", "console.txt"]
+)
+def test_a_plain_file_name_passes(file):
+    assert hub.check_name(file) == file
+
+
+@pytest.mark.parametrize("file", ["../evil.txt", "/tmp/evil.txt", "a/../../evil.txt", "a\\..\\evil.txt"])
+def test_nothing_is_written_of_a_repository_with_a_hostile_name(file, vitstudy, server, checkpoint, name, tmp_path):
+    well(vitstudy("push", checkpoint, name))
+    repo = server.repo("model", name)
+    repo.commit("main", repo.head.files | {file: Blob(b"evil", False)}, "evil")
+    before = set(vitstudy.home.parent.rglob("*"))
+    ends(vitstudy("pull", name, "--out", tmp_path / "a" / "b" / "back"), "refused a file called")
+    assert not (tmp_path / "a").exists()
+    new = {path for path in set(vitstudy.home.parent.rglob("*")) - before if path.is_file()}
+    assert not [path for path in new if path.read_bytes() == b"evil"]
+
+
+def test_a_hostile_manifest_reads_no_file_outside(vitstudy, server, checkpoint, name, tmp_path):
+    well(vitstudy("push", checkpoint, name))
+    listed = {"../../secret": {"sha256": "0" * 64, "size": 1}}
+    server.repo("model", name).put(**{"manifest.json": json.dumps({"format": 1, "files": listed}).encode()})
+    ends(vitstudy("pull", name, "--out", tmp_path / "back"), "refused a file called")
+    server.repo("model", name).put(**{"manifest.json": b"[" * 10_000})
+    ends(vitstudy("pull", name, "--out", tmp_path / "back"), "holds no manifest.json")
+
+
+HOSTILE_REPOS = [
+    *(
+        "name",
+        "org/name/more",
+        "../name",
+        "org/..",
+        "org/.git",
+        "-o/name",
+        "org/a..b",
+        "org/a--b",
+        "org/-",
+        "org/",
+        "",
+    ),
+    *("org/name.git", "org/na me", "org/na\nme", "org/näme", "https://huggingface.co/org/name", "org/n" + "a" * 96),
+]
+
+
+@pytest.mark.parametrize("repo", HOSTILE_REPOS)
+def test_a_repository_that_is_none_is_refused(repo):
+    with pytest.raises(StudyError, match=r"a repository is called org/name, .*; got "):
+        hub.check_repo(repo)
+
+
+@pytest.mark.parametrize(
+    "revision", ["../main", "-d", "a b", "a//b", "a\nb", "/main", "main/", "", "a" * 300, "a..b", "ä"]
+)
+def test_a_revision_that_is_none_is_refused(revision):
+    with pytest.raises(StudyError, match="a revision is a branch, a tag or a commit; got "):
+        hub.check_revision(revision)
+
+
+ADDRESSES = {
+    "org/name": hub.Address("org/name"),
+    "datasets/org/name": hub.Address("org/name", "dataset"),
+    "models/org/name@v1.0": hub.Address("org/name", "model", revision="v1.0"),
+    "org/name/profiles/vit@refs/pr/1": hub.Address("org/name", None, "profiles/vit", "refs/pr/1"),
+    "spaces/org-1/n.a_me": hub.Address("org-1/n.a_me", "space"),
+}
+
+
+@pytest.mark.parametrize("text", ADDRESSES)
+def test_the_parts_of_an_address(text):
+    assert hub.parse_address(text) == ADDRESSES[text]
+    assert hub.parse_address(Path(text)) == ADDRESSES[text]
+    assert str(ADDRESSES[text]) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "name",
+        "/org/name",
+        "./org/name",
+        "org/name@",
+        "org/name@a@b",
+        "org\\name",
+        "~/name",
+        "org/name//x",
+        "org/name/../x",
+    ],
+)
+def test_what_is_no_address(text):
+    assert not hub.is_address(text)
+    with pytest.raises(StudyError):
+        hub.parse_address(text)
+
+
+def test_what_was_damaged_on_the_way_is_noticed(vitstudy, server, checkpoint, name, tmp_path):
+    """Of the right length, so that the client itself sees nothing wrong."""
+    well(vitstudy("push", checkpoint, name))
+
+    def flipped(content: bytes) -> bytes:
+        return content[:-1] + bytes([content[-1] ^ 1])
+
+    for file in ("model.safetensors", "config.json"):
+        server.faults[:] = [Fault(f"GET .*/resolve/.*{file}", change=flipped)]
+        done = vitstudy("pull", name, "--out", tmp_path / "back", cache=tmp_path / file)
+        ends(done, f"{file} is damaged: not the ", "delete it and pull again")
+        assert not (tmp_path / "back").exists()
+
+
+def test_what_the_manifest_does_not_know_is_noticed(vitstudy, server, checkpoint, name, tmp_path):
+    """Replaced on the Hub by somebody who left the manifest as it was."""
+    well(vitstudy("push", checkpoint, name))
+    repo = server.repo("model", name)
+    repo.put(**{"config.json": b'{"model_type": "evil"}'})
+    ends(vitstudy("pull", name, "--out", tmp_path / "back"), "config.json is damaged: its sha256 is not that of")
+    repo.commit("main", {key: blob for key, blob in repo.head.files.items() if key != "config.json"}, "gone")
+    ends(vitstudy("pull", name, "--out", tmp_path / "back"), "config.json is missing, and manifest.json lists it")
+
+
+def test_what_vitstudy_did_not_push_is_not_pulled(vitstudy, server, name, tmp_path):
+    server.create("dataset", name).put(**{"data.csv": b"1,2"})
+    ends(vitstudy("pull", name), "holds no manifest.json, so it is no release of vitstudy")
+    ends(vitstudy("pull", f"{name}/profiles"), "has no folder 'profiles' at main")
+    ends(vitstudy("judge", name), "holds no manifest.json")
+    ends(vitstudy("pull", f"{name}@v9"), "404, no such branch, tag or commit")
+    ends(vitstudy("pull", f"{name}x"), "no such repository, or not for you")
+
+
+def test_a_folder_that_is_there_is_not_replaced(vitstudy, server, tmp_path):
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back" / "mine").touch()
+    ends(vitstudy("pull", "org/name", "--out", tmp_path / "back"), "is there already; name another folder with --out")
+    assert server.requests == []
+
+
+# ----------------------------------------------------------------------------------------------------------- secrets
+
+
+def test_no_token_is_left_anywhere(server, checkpoint, profiles, name, tmp_path):
+    """Not in files, logs, caches or errors, also where the Hub repeats it and where the client logs all it does."""
+    client = Client(server.url, tmp_path / "client", TOKEN, HF_DEBUG="1", HF_HUB_VERBOSITY="debug")
+    try:
+        well(client("push", checkpoint, name))
+        well(client("push", profiles / "vit", name, "--into-model"))
+        well(client("pull", name, "--out", tmp_path / "back"))
+        for step, command in (("POST .*/commit/", "push"), ("GET .*/revision/", "pull")):
+            server.faults[:] = [Fault(step, status=403, echo=True, times=-1)]
+            changed = write_checkpoint(tmp_path / f"changed-{command}", seed=7)
+            done = (
+                client("push", changed, name) if command == "push" else client("pull", name, "--out", tmp_path / "x")
+            )
+            ends(done, "403", "Bearer hf_")
+        server.faults.clear()
+        assert len(list(client.home.glob("command*.err"))) == 5
+    finally:
+        client.close()
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert len(files) > 20
+    assert not [path for path in files if TOKEN.encode() in path.read_bytes()]
+    stored = [blob.content for repo in server.repos.values() for blob in repo.head.files.values()]
+    assert not [content for content in stored if TOKEN.encode() in content]
+
+
+def test_no_command_has_an_option_for_a_token(vitstudy):
+    for command in ("push", "pull", "collect"):
+        assert "token" not in re.sub("HF_TOKEN|The token is", "", well(vitstudy(command, "--help"))).lower()
+    assert vitstudy("push", ".", "org/name", "--token", "x").code == 2
+
+
+# ------------------------------------------------------------------------------------------------------- collections
+
+
+def test_a_collection_is_made_once_and_added_to(either, pushed):
+    title = f"org/ViTs and ResNets {next(numbers)}"
+    out = well(either("collect", title, f"datasets/{pushed['vit']}", "--note", "measured"))
+    slug = out.split(" in ")[1].strip()
+    assert re.fullmatch(r"org/vits-and-resnets-\w+-[0-9a-f]{24}", slug)
+    assert well(either("collect", slug, pushed["study"])) == f"1 in {slug}\n"
+
+
+def test_what_a_collection_holds(vitstudy, server, checkpoint, name):
+    well(vitstudy("push", checkpoint, name))
+    server.create("dataset", name)
+    title = f"Ours {name}"
+    well(vitstudy("collect", f"org/{title}", f"models/{name}", name, "--note", "measured", "--private"))
+    well(vitstudy("collect", f"org/{title}", name))
+    (found,) = [each for each in server.collections.values() if each["title"] == title]
+    assert [(item["type"], item["id"]) for item in found["items"]] == [("model", name), ("dataset", name)]
+    assert [item["note"]["text"] for item in found["items"]] == ["measured"] * 2
+    assert found["private"]
+    ends(vitstudy("collect", f"org/{title}", "org/nothing-there"), "no such repository")
+    ends(vitstudy("collect", "no title", name), "a Collection is called org/title, got 'no title'")
+
+
+# --------------------------------------------------------------------------------------------- the seam in the study
+
+
+def test_a_folder_at_hand_comes_before_the_hub(profiles, monkeypatch):
+    monkeypatch.chdir(profiles.parent)
+    near = Path(profiles.name) / "vit"
+    assert hub.is_address(near)
+    assert profile_folders(near) == [near]
+    assert one_profile(near) == near
+    assert local_folder(near) == near
+    assert load_profile(one_profile(near)).name == "synthetic-vit"
+
+
+def test_what_is_neither_here_nor_there():
+    with pytest.raises(StudyError, match=r"no folder at \./org; expected one with profiles in it"):
+        local_folder("./org")
+    with pytest.raises(StudyError, match="no folder at org/none, and from the Hub: org/none is not in the cache"):
+        local_folder("org/none")
+
+
+def test_the_title_of_a_study_on_the_hub_is_its_name(profiles, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub, "fetch", lambda where, profiles: folder)
+    folder = profiles
+    assert make_study("org/digits", tmp_path, Settings((), draws=100))["title"] == "digits"
