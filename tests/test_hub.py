@@ -727,6 +727,15 @@ def test_no_token_is_left_anywhere(server, checkpoint, profiles, name, tmp_path)
     assert not [content for content in stored if TOKEN.encode() in content]
 
 
+@pytest.mark.parametrize("secret", ["odd-token-of-a-mirror", TOKEN])
+def test_neither_ones_own_token_nor_anothers_is_repeated(secret, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "odd-token-of-a-mirror")
+    told = hub.without_token(f"Bearer {secret}\nwas refused")
+    assert secret not in told
+    assert told.startswith("Bearer hf_")
+    assert told.endswith(" was refused")
+
+
 def test_no_command_has_an_option_for_a_token(vitstudy):
     for command in ("push", "pull", "collect"):
         assert "token" not in re.sub("HF_TOKEN|The token is", "", well(vitstudy(command, "--help"))).lower()
