@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +22,7 @@ from .claims.facts import FINE_TUNED
 from .stats import Estimate, crossed_mean, holm, mean_of, student
 
 
+VERDICTS = tuple(str(verdict) for verdict in Verdict if verdict is not Verdict.NOT_APPLICABLE)
 End = tuple[str, str]
 """Recipe and weights of one checkpoint."""
 
@@ -118,7 +119,7 @@ def corrected_together(agreements: Sequence[Agreement]) -> list[Agreement]:
 
 def _counts(verdicts: Iterable[Verdict]) -> dict[str, int]:
     found = Counter(str(verdict) for verdict in verdicts)
-    return {str(verdict): found[str(verdict)] for verdict in Verdict if verdict is not Verdict.NOT_APPLICABLE}
+    return {verdict: found[verdict] for verdict in VERDICTS}
 
 
 def _controls(cases: Sequence[Case]) -> Iterator[Control]:
@@ -141,6 +142,23 @@ def counted(count: int, noun: str) -> str:
     """``1 pair``, ``1,024 images``, ``5 mini-batches``."""
     several = f"{noun}es" if noun.endswith("ch") else noun if noun.endswith("s") else f"{noun}s"
     return f"{count:,} {noun if count == 1 else several}"
+
+
+def digits(value: float | None) -> str:
+    """Three digits, with a minus sign; a dash where it is undefined."""
+    return "–" if value is None else f"{value:#.3g}".removesuffix(".").replace("-", "−")
+
+
+def effect_text(estimate: Mapping[str, Any]) -> str:
+    """``0.42 (0.40 to 0.44)`` of an estimate as it is stored, the value alone without an interval, a dash without either."""
+    if estimate["value"] is None or estimate["low"] is None:
+        return digits(estimate["value"])
+    return f"{digits(estimate['value'])} ({digits(estimate['low'])} to {digits(estimate['high'])})"
+
+
+def verdict_counts(counts: Mapping[str, int]) -> str:
+    """``3 supported, 1 undecided``, without those that nothing is."""
+    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts.get(verdict)) or "none"
 
 
 # ------------------------------------------------------------------------------------------------------------- means

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from .agreement import digits, effect_text, verdict_counts
 from .errors import StudyError
 from .markdown import Markdown, environment, escape, one_line, tidy
 from .metrics import BINS
@@ -25,7 +26,6 @@ from .stats import wilson
 LISTED_CLASSES = 20
 LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
 FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
-VERDICTS = ("supported", "contradicted", "negligible", "undecided")
 OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
 METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
     "accuracy": ("accuracy", True, "accuracy"),
@@ -310,7 +310,7 @@ def _claims_on(study: Mapping[str, Any], entry: dict[str, Any]) -> Iterator[dict
 def _summed_up(verdicts: list[str], estimates: list[dict[str, Any]]) -> dict[str, Any]:
     """One estimate with its interval, or the range of several."""
     values, counts = sorted(each["value"] for each in estimates), sorted({each["n"] for each in estimates})
-    several = f"{_digits(values[0])} to {_digits(values[-1])}"
+    several = f"{digits(values[0])} to {digits(values[-1])}"
     return {
         "counts": verdict_counts({verdict: verdicts.count(verdict) for verdict in verdicts}),
         "effect": effect_text(estimates[0]) if len(estimates) == 1 else several,
@@ -320,24 +320,6 @@ def _summed_up(verdicts: list[str], estimates: list[dict[str, Any]]) -> dict[str
 
 def _known(estimate: Mapping[str, Any] | None) -> bool:
     return estimate is not None and estimate["value"] is not None
-
-
-def effect_text(estimate: Mapping[str, Any]) -> str:
-    """``0.42 (0.40 to 0.44)`` of an estimate as it is stored, the value alone without an interval, a dash without either."""
-    if estimate["value"] is None:
-        return "–"
-    if estimate["low"] is None:
-        return _digits(estimate["value"])
-    return f"{_digits(estimate['value'])} ({_digits(estimate['low'])} to {_digits(estimate['high'])})"
-
-
-def _digits(value: float) -> str:
-    return f"{value:#.3g}".removesuffix(".").replace("-", "−")
-
-
-def verdict_counts(counts: Mapping[str, int]) -> str:
-    """``3 supported, 1 undecided``, without those that nothing is."""
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts.get(verdict)) or "none"
 
 
 def _facts(record: dict[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -246,7 +246,7 @@ def load_checkpoint(
         "memory_format": "contiguous",
         "classes": _classes(network, config),
         "config": _settings(config),
-        "files": _file_hashes(Path(name)) if folder and untrained is None else {},
+        "files": file_hashes(Path(name)) if folder and untrained is None else {},
         "training": _training(name, revision) if untrained is None else None,
     }
     shown = Path(name).resolve().name if folder else name
@@ -508,13 +508,14 @@ def _settings(config: Any) -> dict[str, Any]:
     return {key: value for key, value in sorted(found.items()) if _is_plain(value) and value is not None}
 
 
-def _file_hashes(folder: Path) -> dict[str, str]:
+def file_hashes(folder: Path) -> dict[str, str]:
     """sha256 of each file of weights in a folder: how a network fine-tuned from it names its origin."""
-    found = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with open(path, "rb") as file:
-            found[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return found
+    return {path.name: file_sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+
+
+def file_sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _training(name: str, revision: str | None) -> dict[str, Any] | None:

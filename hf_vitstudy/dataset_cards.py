@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from . import __version__
-from .agreement import counted
-from .cards import LIBRARIES, clean, count_text, effect_text, images_link, on_the_hub, verdict_counts
+from .agreement import counted, effect_text, verdict_counts
+from .cards import LIBRARIES, clean, count_text, images_link, on_the_hub
 from .markdown import Markdown, environment, one_line, tidy
 from .profile import Profile
 from .stats import wilson

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .agreement import counted
+from .agreement import VERDICTS, counted, digits, effect_text, verdict_counts
 from .claims import CLAIMS, UNTESTED
 from .errors import StudyError, nearest_name
 from .markdown import Markdown, environment, escape, tidy
@@ -29,7 +29,6 @@ SECTIONS = (  # what is said over checkpoints, else of all choices of them: key 
     ("undecided", "Undecided"),
 )
 FIGURES = ("verdicts", "effects", "likeness")
-VERDICTS = ("supported", "contradicted", "negligible", "undecided")
 NUMBER = re.compile(r"\d+[.,]\d+|\d+\s*%|[=≈<>]\s*[−-]?\d")  # of a result; ResNet-50, Fig 8 and 3 x 3 are names
 HEADING = re.compile(r"^##\s+(\S+)\s*$", re.MULTILINE)
 
@@ -126,20 +125,6 @@ def _link(path: Path, out: Path) -> str:
 # ----------------------------------------------------------------------------------------------------------- numbers
 
 
-def _number(value: float | None) -> str:
-    """Three digits, with a minus sign; a dash where it is undefined."""
-    if value is None:
-        return "–"
-    text = f"{value:#.3g}".removesuffix(".")
-    return text.replace("-", "−")
-
-
-def _interval(estimate: Mapping[str, Any]) -> str:
-    if estimate["low"] is None:
-        return _number(estimate["value"])
-    return f"{_number(estimate['value'])} ({_number(estimate['low'])} to {_number(estimate['high'])})"
-
-
 def _p(value: float | None) -> Markdown:
     return Markdown("undefined" if value is None else "< 0.001" if value < 0.001 else f"= {value:.3f}")
 
@@ -154,7 +139,7 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
     return claim | {
         "said": said(agreement),
         "known": known,
-        "effect": _interval(agreement["estimate"]),
+        "effect": effect_text(agreement["estimate"]),
         "margin_text": f"{claim['margin']:g}",
         "over": agreement["over"],
         "unit_resampled": agreement["estimate"]["unit_resampled"],
@@ -162,13 +147,15 @@ def _claim(result: Result, claim: dict[str, Any], commentary: Mapping[str, str])
         "p": _p(agreement["p_holm"]),
         "alone": agreement["alone"] if known and agreement["alone"] != agreement["verdict"] else "",
         "note": agreement["note"],
-        "range": f"{_number(agreement['lowest'])} to {_number(agreement['highest'])}",
+        "range": f"{digits(agreement['lowest'])} to {digits(agreement['highest'])}",
         "choices": sum(agreement["counts"].values()),
-        "counts": _counts(agreement["counts"]),
-        "counts_alone": "" if agreement["counts"] == agreement["counts_alone"] else _counts(agreement["counts_alone"]),
+        "counts": verdict_counts(agreement["counts"]),
+        "counts_alone": ""
+        if agreement["counts"] == agreement["counts_alone"]
+        else verdict_counts(agreement["counts_alone"]),
         "single": _single(result, judged) if sum(agreement["counts"].values()) == 1 else None,
         "by_recipe": list(_by_recipe(result, judged)),
-        "controls": [control | {"shown": _interval(control)} for control in agreement["controls"]],
+        "controls": [control | {"shown": effect_text(control)} for control in agreement["controls"]],
         "warnings": list(dict.fromkeys(text for each in judged for text in each["warnings"])),
         "granularity": _granularity(judged) if claim["of_cka"] else "",
         "undefined": sum(each["estimate"] is None or each["estimate"]["value"] is None for each in judged),
@@ -193,7 +180,7 @@ def _single(result: Result, judged: Sequence[dict[str, Any]]) -> dict[str, str]:
     (each,) = [each for each in judged if each["estimate"] and each["estimate"]["value"] is not None]
     names = " and ".join(result["checkpoints"][number]["name"] for number in each["checkpoints"])
     estimate = each["estimate"]
-    return {"names": names, "effect": _interval(estimate), "n": counted(estimate["n"], estimate["unit_resampled"])}
+    return {"names": names, "effect": effect_text(estimate), "n": counted(estimate["n"], estimate["unit_resampled"])}
 
 
 def _by_recipe(result: Result, judged: Sequence[dict[str, Any]]) -> Iterator[tuple[str, str, str]]:
@@ -207,8 +194,8 @@ def _by_recipe(result: Result, judged: Sequence[dict[str, Any]]) -> Iterator[tup
         names = " and ".join(_common_name([result["checkpoints"][i]["name"] for i in side]) for side in sides)
         counts = {verdict: sum(each["verdict"] == verdict for each in same) for verdict in VERDICTS}
         values = [each["estimate"]["value"] for each in same]
-        shown = _number(values[0]) if len(values) == 1 else f"{_number(min(values))} to {_number(max(values))}"
-        yield names, _counts(counts), shown
+        shown = digits(values[0]) if len(values) == 1 else f"{digits(min(values))} to {digits(max(values))}"
+        yield names, verdict_counts(counts), shown
 
 
 def _common_name(names: Sequence[str]) -> str:
@@ -225,10 +212,6 @@ def _granularity(judged: Sequence[dict[str, Any]]) -> str:
     return "; ".join(dict.fromkeys(part.rpartition(": ")[2] for part in parts))
 
 
-def _counts(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{counts[verdict]} {verdict}" for verdict in VERDICTS if counts[verdict]) or "none"
-
-
 def _summary(result: Result, claims: Sequence[dict[str, Any]]) -> list[tuple[str, int]]:
     """Heading -> how many claims."""
     found = [(head, sum(claim["said"] == said for claim in claims)) for said, head in SECTIONS]
@@ -242,7 +225,7 @@ def _summary(result: Result, claims: Sequence[dict[str, Any]]) -> list[tuple[str
 def _checkpoint(each: dict[str, Any]) -> dict[str, Any]:
     accuracy = each["accuracy"]
     return each | {
-        "accuracy": _interval(accuracy) if accuracy else "–",
+        "accuracy": effect_text(accuracy) if accuracy else "–",
         "parameters": f"{each['parameters']:,}" if each["parameters"] is not None else "–",
         "size": " × ".join(map(str, each["image_size"] or [])) or "–",
         "axis": {
@@ -267,4 +250,4 @@ def _nearest(result: Result, group: dict[str, Any]) -> dict[str, Any]:
 
 def _neighbours(result: Result, group: dict[str, Any]) -> Iterator[tuple[str, str, str]]:
     for number, (other, distance) in zip(group["checkpoints"], group["nearest"], strict=True):
-        yield result["checkpoints"][number]["name"], result["checkpoints"][other]["name"], _number(1 - distance)
+        yield result["checkpoints"][number]["name"], result["checkpoints"][other]["name"], digits(1 - distance)

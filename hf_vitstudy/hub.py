@@ -24,7 +24,7 @@ from typing import Any
 from . import __version__
 from .errors import StudyError
 from .markdown import one_line
-from .profile import MANIFEST, fsync_folder
+from .profile import MANIFEST, written_whole
 
 
 FORMAT = 1  # of the manifest of a release
@@ -283,21 +283,11 @@ def pull(address: str, out: Path) -> Path:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"{out} is there already; name another folder with --out, or delete it")
     found = fetch(address)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with written_whole(out) as fresh:
         for name in _files_below(found):
             (fresh / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(found / name, fresh / name)  # of links, what they point to
         check_manifests(fresh)
-        if out.exists():
-            out.rmdir()
-        fresh.rename(out)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        raise
-    fsync_folder(out.parent)
     return out
 
 

@@ -10,12 +10,13 @@ the manifest is checked on every load.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -136,13 +137,20 @@ def square_side(pairs: int) -> int:
 
 def _save(profile: Profile, folder: Path) -> Path:
     _refuse_foreign(folder)
+    with written_whole(folder) as fresh:
+        _write_files(profile, fresh)
+    return folder
+
+
+@contextlib.contextmanager
+def written_whole(folder: Path) -> Iterator[Path]:
+    """An empty folder to write to, which takes the place of `folder` when all went well; until then that stays as it is."""
+    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("new", "old"))
     folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.{os.getpid()}.new")
-    old = folder.with_name(f".{folder.name}.{os.getpid()}.old")
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir()
     try:
-        _write_files(profile, fresh)
+        yield fresh
         if folder.exists():
             folder.rename(old)
         fresh.rename(folder)
@@ -153,7 +161,6 @@ def _save(profile: Profile, folder: Path) -> Path:
         raise
     shutil.rmtree(old, ignore_errors=True)
     fsync_folder(folder.parent)
-    return folder
 
 
 def _refuse_foreign(folder: Path) -> None:

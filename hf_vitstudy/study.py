@@ -16,9 +16,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from . import __version__, hub
 from .agreement import Agreement, Case, agree, corrected_together
 from .claims import CLAIMS, UNTESTED, Claim, Judgement, corrected, facts
+from .claims.contract import finite
 from .claims.explaining import measure_command
 from .claims.facts import AXES
 from .claims.judging import Bench, judge_choice
@@ -288,19 +289,9 @@ def _with_facts(profile: Profile, told: dict[str, Any]) -> Profile:
     return Profile(profile.data, profile.provenance | {"facts": profile.provenance.get("facts", {}) | told})
 
 
-class _Loader:
+def _loader(members: Sequence[Member]) -> Callable[[int], Profile]:
     """Profiles by number, the latest few kept."""
-
-    def __init__(self, members: Sequence[Member]) -> None:
-        self._members, self._kept = members, OrderedDict[int, Profile]()
-
-    def __call__(self, number: int) -> Profile:
-        if number not in self._kept:
-            self._kept[number] = self._members[number].load()
-        self._kept.move_to_end(number)
-        while len(self._kept) > IN_MEMORY:
-            self._kept.popitem(last=False)
-        return self._kept[number]
+    return lru_cache(maxsize=IN_MEMORY)(lambda number: members[number].load())
 
 
 # --------------------------------------------------------------------------------------------------------- judging
@@ -319,7 +310,7 @@ def _judge_all(
             f"{several:,} pairs of checkpoints to judge, more than --pairs {settings.pairs:,}; raise it, or judge one "
             "checkpoint of every recipe with --one-seed, or fewer --claims"
         )
-    load = _Loader(members)
+    load = _loader(members)
     found: list[tuple[Choice, Judgement]] = []
     for choice in tqdm(sorted(tasks), desc="judging", unit="choice", disable=None):
         found += [(choice, judgement) for judgement in _judge_one(choice, tasks[choice], bench, load, settings)]
@@ -410,16 +401,7 @@ def _agreement(agreement: Agreement) -> dict[str, Any]:
     kept = {name: value for name, value in vars(agreement).items() if name not in ("claim", "estimate", "controls")}
     found = kept | {"verdict": str(agreement.verdict), "alone": str(agreement.alone)}
     found |= {"estimate": asdict(agreement.estimate), "controls": [asdict(control) for control in agreement.controls]}
-    return _json(found)
-
-
-def _json(value: Any) -> Any:
-    """The same with null where a number is not finite."""
-    if isinstance(value, dict):
-        return {key: _json(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_json(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return finite(found)
 
 
 # ------------------------------------------------------------------------------------------------------ checkpoints
@@ -442,7 +424,7 @@ def _checkpoint(member: Member) -> dict[str, Any]:
         "parameters": about.get("parameters"),
         "image_size": about.get("image_size"),
         "images": {key: provenance["images"].get(key) for key in ("name", "split", "revision", "n", "seed", "sha256")},
-        "accuracy": _json(asdict(wilson(summary["correct"], measured))) if measured else None,
+        "accuracy": finite(asdict(wilson(summary["correct"], measured))) if measured else None,
         "places": len(member.about.data["block"]),
         "stages": of.stages,
         "versions": provenance.get("versions", {}),
@@ -500,7 +482,7 @@ def nearest(
         raise StudyError(
             f"no other checkpoint has {view!r} Gram blocks of the images of {checkpoint}, so nothing is near it"
         )
-    load = _Loader(members)
+    load = _loader(members)
     hits = nearest_blocks(
         numbers.index(wanted),
         block,

@@ -26,14 +26,14 @@ from .comparison import compare
 from .dataset_cards import CAPTIONS, TABLES, Contents, profile_card, study_card
 from .errors import StudyError
 from .findings import write_findings
-from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge
+from .hub import BESIDE_MODEL
+from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge, written_whole
 from .profile import DESCRIPTION as ABOUT
 from .study import DESCRIPTION, RESULTS
 from .study_tables import MEASUREMENTS, VERDICTS, Row, measurement_rows, verdict_rows, write_table
 
 
 PROFILES, FIGURES, CARD, FINDINGS = "profiles", "figures", "README.md", "FINDINGS.md"
-IN_MODEL = "vitstudy"  # folder of a profile in the repository of its model
 
 Identity = tuple[str, str]  # of a member of a study: hashes of weights and of images
 
@@ -123,12 +123,12 @@ def add_to_model(
     written = []
     if profile is not None:
         loaded = load_profile(profile)
-        shutil.rmtree(folder / IN_MODEL, ignore_errors=True)
-        _copy_profile(profile, folder / IN_MODEL / profile.resolve().name)
-        pictures = _draw([loaded], folder / IN_MODEL / FIGURES)
+        shutil.rmtree(folder / BESIDE_MODEL, ignore_errors=True)
+        _copy_profile(profile, folder / BESIDE_MODEL / profile.resolve().name)
+        pictures = _draw([loaded], folder / BESIDE_MODEL / FIGURES)
         shown = {CAPTIONS[path.stem]: path.relative_to(folder).as_posix() for path in pictures}
         measured = Measured(loaded, results, shown)
-        written.append(folder / IN_MODEL)
+        written.append(folder / BESIDE_MODEL)
     texts = {CARD: model_card(record, name=name, license=license, measured=measured)}
     found = eval_results_file(record)
     texts |= {found[0]: found[1]} if found else {}
@@ -271,14 +271,6 @@ def _complete(out: Path, write: Callable[[Path], None]) -> Path:
     """Write beside and rename, so that a folder that is there is whole."""
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise StudyError(f"{out} is there already; give a folder that is not, or an empty one")
-    fresh = out.with_name(f".{out.name}.{os.getpid()}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    try:
+    with written_whole(out) as fresh:
         write(fresh)
-        if out.exists():
-            out.rmdir()
-        fresh.rename(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
     return out

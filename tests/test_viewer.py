@@ -365,7 +365,7 @@ def test_a_page_that_cannot_be_made_leaves_the_old_one(site, study, tmp_path, mo
 def test_where_the_last_step_fails_the_old_page_returns(site, study, tmp_path, monkeypatch):
     again = shutil.copytree(site, tmp_path / "site")
     monkeypatch.setattr(
-        "hf_vitstudy.viewer.export._write", lambda *a: None
+        "hf_vitstudy.viewer.export._write", lambda source, folder: folder.rmdir()
     )  # so that there is nothing to put in its place
     with pytest.raises(FileNotFoundError):
         export_site(study, again)

@@ -135,22 +135,27 @@ class Judgement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON; what is undefined is null."""
-        return {
-            **self.claim.to_dict(),
+        found = {
             "checkpoints": list(self.checkpoints),
             "verdict": str(self.verdict),
             "alone": str(self.alone),
-            "estimate": _finite(asdict(self.estimate)) if self.estimate else None,
-            **_finite({"p": self.p, "p_holm": self.p_holm}),
+            "estimate": asdict(self.estimate) if self.estimate else None,
+            "p": self.p,
+            "p_holm": self.p_holm,
             "note": self.note,
             "warnings": list(self.warnings),
-            "controls": [_finite(asdict(control)) for control in self.controls],
+            "controls": [asdict(control) for control in self.controls],
         }
+        return self.claim.to_dict() | finite(found)
 
 
-def _finite(values: dict[str, Any]) -> dict[str, Any]:
-    """JSON has no NaN and no infinity."""
-    return {k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in values.items()}
+def finite(value: Any) -> Any:
+    """The same with None for every number that is not finite: JSON has no NaN and no infinity."""
+    if isinstance(value, dict):
+        return {key: finite(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verdict(estimate: Estimate, margin: float) -> Verdict:

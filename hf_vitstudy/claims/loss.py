@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 import numpy as np
 
@@ -24,18 +25,24 @@ NEP, APE, ASYMMETRY = "negative_proportion", "positive_mean", "asymmetry"  # as 
 Values = dict[str, np.ndarray]
 
 
+def _require_equal(comparison: Comparison, what: str, settings: Sequence[dict[str, Any]], remedy: str) -> None:
+    """Raise StudyError where a setting of a measurement differs between the two profiles."""
+    for key in settings[0]:
+        if settings[0][key] != settings[1][key]:
+            raise StudyError(
+                f"the {what} of {comparison.a.name} and {comparison.b.name} were measured differently: {key} is "
+                f"{settings[0][key]} and {settings[1][key]}; {remedy}"
+            )
+
+
 def _require_same_batches(comparison: Comparison) -> None:
     settings = []
     for profile in (comparison.a, comparison.b):
         top = profile["hessian_top"]
         about = {key: top.attrs.get(key) for key in ("mini_batch", "mixup", "weight_decay", "batch_norm")}
         settings.append(about | {"eigenvalues of mini-batches": top.shape[::-1]})
-    for key in settings[0]:
-        if settings[0][key] != settings[1][key]:
-            raise StudyError(
-                f"the curvatures of {comparison.a.name} and {comparison.b.name} were measured differently: {key} is "
-                f"{settings[0][key]} and {settings[1][key]}; measure both with the same options and images of their classes"
-            )
+    remedy = "measure both with the same options and images of their classes"
+    _require_equal(comparison, "curvatures", settings, remedy)
 
 
 def _paired(comparison: Comparison) -> tuple[Values, Values]:
@@ -174,12 +181,7 @@ def _require_same_landscape(comparison: Comparison) -> None:
         surface = profile["landscape_nll"]
         grid = {axis: surface[axis].values.tolist() for axis in ("landscape_x", "landscape_y")}
         settings.append({"images": surface.sizes["landscape_image"], "mixup": surface.attrs.get("mixup")} | grid)
-    for key in settings[0]:
-        if settings[0][key] != settings[1][key]:
-            raise StudyError(
-                f"the landscapes of {comparison.a.name} and {comparison.b.name} were measured differently: {key} is "
-                f"{settings[0][key]} and {settings[1][key]}; measure both with the same options"
-            )
+    _require_equal(comparison, "landscapes", settings, "measure both with the same options")
 
 
 def steeper_resnet(comparison: Comparison) -> Estimate:

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..checkpoints import without_place
+from ..checkpoints import file_hashes, without_place
 from ..errors import StudyError
 from ..models import FAMILIES, register
 from .order import seed_of
-from .resume import sha256
 from .settings import Config, nearest_name
 
 
@@ -180,7 +179,7 @@ def hash_checkpoint(config: Config) -> dict[str, str] | None:
     folder = Path(config.model.get("checkpoint") or "")
     if "checkpoint" not in config.model or not folder.is_dir():
         return None
-    return {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}
+    return file_hashes(folder)
 
 
 def split_revision(checkpoint: str) -> tuple[str, str | None]:

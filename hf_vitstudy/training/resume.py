@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -12,11 +11,12 @@ from typing import Any
 
 import torch
 
+from ..checkpoints import RECORD, file_hashes, file_sha256
 from ..profile import fsync_folder
 
 
 STATE, MANIFEST = "state.pt", "manifest.json"  # of a checkpoint
-RECORD, LOG, RESUME, PROFILES = "training.json", "log.jsonl", "resume", "profiles"  # of a run
+LOG, RESUME, PROFILES = "log.jsonl", "resume", "profiles"  # of a run, beside RECORD
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
@@ -30,7 +30,7 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
         torch.save(state, file)
         _to_disk(file)
     with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump({"file": STATE, "size": (fresh / STATE).stat().st_size, "sha256": sha256(fresh / STATE)}, file)
+        json.dump({"file": STATE, "size": (fresh / STATE).stat().st_size, "sha256": file_sha256(fresh / STATE)}, file)
         _to_disk(file)
     fsync_folder(fresh)
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
@@ -56,7 +56,7 @@ def _find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where its files are those that were written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        if sha256(path / STATE) != manifest["sha256"]:
+        if file_sha256(path / STATE) != manifest["sha256"]:
             return f"is damaged ({STATE} is not the file that was written)"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"is incomplete ({type(error).__name__})"
@@ -85,7 +85,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
     """``training.json`` of a finished run; None where there is none, or where its weights are not there as they were saved."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        whole = all(sha256(folder / name) == digest for name, digest in record["files"].items())
+        whole = all(file_sha256(folder / name) == digest for name, digest in record["files"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return record if whole else None
@@ -93,7 +93,7 @@ def read_record(folder: Path) -> dict[str, Any] | None:
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
     """The last file of a run, which so says that it is complete; with the hashes of the weights."""
-    record = record | {"files": {path.name: sha256(path) for path in sorted(folder.glob("*.safetensors"))}}
+    record = record | {"files": file_hashes(folder)}
     fresh = folder / f".{RECORD}.new"
     fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(fresh, folder / RECORD)
@@ -105,11 +105,6 @@ def delete_run(folder: Path) -> None:
         shutil.rmtree(folder / name, ignore_errors=True)
     for name in (RECORD, LOG):
         (folder / name).unlink(missing_ok=True)
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _to_disk(file: Any) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from itertools import combinations
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StudyError
+from ..profile import written_whole
 from .data import Source, checkpoint_data, pair_data, study_data
 
 
@@ -41,18 +40,8 @@ def export_site(study: str | Path, out: str | Path, profiles: str | Path | None 
     out = Path(out)
     _refuse_foreign(out)
     source = Source(Path(study), profiles)
-    fresh, old = (out.with_name(f".{out.name}.{os.getpid()}.{word}") for word in ("new", "old"))
-    shutil.rmtree(fresh, ignore_errors=True)
-    try:
+    with written_whole(out) as fresh:
         _write(source, fresh)
-        if out.exists():
-            out.rename(old)
-        fresh.rename(out)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if old.exists() and not out.exists():
-            old.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
     return out / PAGE
 
 
@@ -94,7 +83,7 @@ def _refuse_foreign(out: Path) -> None:
 
 def _write(source: Source, folder: Path) -> None:
     study = study_data(source)
-    (folder / DATA).mkdir(parents=True)
+    (folder / DATA).mkdir()
     (folder / DATA / "study.json").write_text(_compact(study) + "\n", encoding="utf-8")
     total = len(study["checkpoints"]) + sum(len(group) * (len(group) - 1) // 2 for group in study["comparable"])
     first, inside = _names(study["start"]), {}
