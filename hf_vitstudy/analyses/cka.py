@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ INPUT = "input"  # the view that holds the pixels' Gram blocks
 KERNELS = ("linear", "rbf")
 MEAN_DOMINATES = 100.0  # |mean|² / variance beyond which a float32 product loses digits that U-centring needs
 WIDE, CHUNK = 16_384, 8_192  # features; a skinny product runs twice as fast as a batch of chunks
+NARROW, BROAD = 64, 1_024  # features of one of many products on a GPU: fewer are all launch, more run half as fast
+Grams = Tensor | list[Tensor]  # of one block, set of images by set of images
 SOURCE = "Kornblith et al. 2019; Nguyen, Raghu & Kornblith 2021, eq. 3"
 INPUT_SOURCE = "Cui, Kumar, Marttinen & Kaski 2022, Deconfounded Representation Similarity"
 
@@ -103,24 +106,52 @@ def centred_gram(features: Tensor) -> Tensor:
     return torch.where(constant, torch.zeros_like(total), total)
 
 
-def centred_gram_at_once(features: Tensor) -> Tensor:
-    """`centred_gram` with a centred float32 copy of all features: a dozen kernels however wide they are, as a GPU wants it."""
-    mean = features.mean(0, dtype=torch.float32)
-    values = features - mean
-    total = gram(values)
-    constant = total.diagonal().mean() <= CONSTANT * (mean @ mean).to(total.device, torch.float64)
-    return torch.where(constant, torch.zeros_like(total), total)
+def centred_grams_at_once(features: Tensor) -> Tensor:
+    """`centred_gram` of several sets of images, with a centred float32 copy of all features.
+
+    A dozen kernels however many sets and features there are, as a GPU wants it: launching one takes longer than a small one
+    runs. The copy is laid out chunk by chunk, so that one batch of small products fills the GPU.
+
+    Args:
+        features: (set, image, feature).
+
+    Returns:
+        (set, image, image) float64.
+    """
+    sets, n, width = features.shape
+    chunk = _chunk(width)
+    mean = features.mean(1, dtype=torch.float32)
+    values = torch.empty(sets, width // chunk, n, chunk, dtype=torch.float32, device=features.device)
+    torch.sub(features.unflatten(2, (-1, chunk)).transpose(1, 2), mean.view(sets, -1, 1, chunk), out=values)
+    values = values.flatten(0, 1)
+    total = torch.bmm(values, values.mT).view(sets, -1, n, n).sum(1, dtype=torch.float64)
+    constant = total.diagonal(dim1=1, dim2=2).mean(1) <= CONSTANT * mean.double().square().sum(1)
+    return total.masked_fill_(constant[:, None, None], 0)
+
+
+@lru_cache(maxsize=256)
+def _chunk(width: int) -> int:
+    """The largest divisor of a number of features up to `BROAD`; all of them where it has none worth a product."""
+    best = next(chunk for chunk in range(min(width, BROAD), 0, -1) if width % chunk == 0)
+    return best if best >= NARROW else width
+
+
+def _grams(features: Tensor, size: int) -> Grams:
+    """Gram matrices (image, image) of every `size` images, by the product that keeps the digits; too few are left out.
+
+    On a GPU always centred first, since looking at it would stop the queue. Decided for every set by itself: what is kept of
+    it must not depend on those before it.
+    """
+    device = features.device.type
+    if device not in ("cpu", "mps") and len(features) % size == 0:
+        return centred_grams_at_once(features.unflatten(0, (-1, size)))
+    parts = [part for part in features.split(size) if len(part) >= 4]
+    if device == "mps":  # has no float64 to add up in
+        return [centred_gram(part) for part in parts]
+    return [_gram(part) if device == "cpu" else centred_grams_at_once(part[None])[0] for part in parts]
 
 
 def _gram(features: Tensor) -> Tensor:
-    """The product that keeps the digits; on a GPU always centred first, since looking at it would stop the queue.
-
-    Decided for every batch by itself: what is kept of a batch must not depend on those before it.
-    """
-    if features.device.type == "mps":  # has no float64 to add up in
-        return centred_gram(features)
-    if features.device.type != "cpu":
-        return centred_gram_at_once(features)
     K = gram(features)
     return K if mean_over_variance(K) <= MEAN_DOMINATES else centred_gram(features)
 
@@ -217,7 +248,7 @@ class CKA(Analysis):
                 "the batch size must be a multiple; choose --batch-size 32"
             )
         self.names = [block.name for block in checkpoint.blocks]
-        self._batch: list[Tensor] = []
+        self._batch: list[Grams] = []
         self._seen = 0
         self._spool = Spool(checkpoint, self.pool, n_images) if self.exact else None
 
@@ -226,7 +257,7 @@ class CKA(Analysis):
         if self._spool is not None:
             self._spool.add(block.name, features, self._seen)
             return
-        self._batch += [_gram(part) for part in features.split(self.size) if len(part) >= 4]
+        self._batch.append(_grams(features, self.size))
 
     def update(self, batch: Batch) -> Part:
         self._seen += len(batch)
@@ -234,14 +265,12 @@ class CKA(Analysis):
             return {}
         seen, self._batch = self._batch, []
         sizes = [len(part) for part in batch.labels.split(self.size) if len(part) >= 4]
-        pixels = batch.images.flatten(1).split(self.size) if self.input else []
+        shown = _by_set([_grams(batch.images.flatten(1), self.size)]) if self.input else []
         found = []
-        for place, size in enumerate(sizes):
-            grams = torch.stack(seen[place :: len(sizes)]).cpu().numpy()
+        for place, (grams, size) in enumerate(zip(_by_set(seen), sizes, strict=True)):
             part = self._packed(grams, size, batch.first + place * self.size)
             if self.input:
-                shown = _gram(pixels[place])[None].cpu().numpy()
-                part |= {f"input_{name}": value for name, value in self._stored(shown, size).items()}
+                part |= {f"input_{name}": value for name, value in self._stored(shown[place], size).items()}
             found.append(part)
         return {name: np.stack([part[name] for part in found]) for name in found[0]} if found else {}
 
@@ -296,6 +325,14 @@ def _variables(parts: list[Part], prefix: str, view: str, axis: str, about: dict
         f"square_{view}": variable("square", "activation²", "squared distance from the mean image", f"{view}_place"),
         f"size_{view}": xr.Variable((batch,), joined(parts, f"{prefix}size"), {"unit": "image", **about}),
     }
+
+
+def _by_set(seen: list[Grams]) -> list[np.ndarray]:
+    """The Gram matrices of all blocks for each set of images, (block, image, image), fetched from the device."""
+    stacked = [grams for grams in seen if isinstance(grams, Tensor)]
+    if len(stacked) == len(seen):  # one transfer
+        return list(torch.stack(stacked, dim=1).cpu().numpy())
+    return [torch.stack(list(grams)).cpu().numpy() for grams in zip(*seen, strict=True)]
 
 
 class Spool:

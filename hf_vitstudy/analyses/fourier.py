@@ -41,6 +41,17 @@ def waves(n: int, device: torch.device | str = "cpu") -> Tensor:
     return torch.stack([angle.cos(), angle.sin()]).float().to(device)
 
 
+@lru_cache(maxsize=64)
+def _both_signs(n: int, device: torch.device | str = "cpu") -> Tensor:
+    """What turns cosine and sine sums along the width into the 2-D transform, (4 · (n//2 + 1), 2n) float32.
+
+    Rows: real and imaginary parts at (u, v), then at (-u, v), each for u = 0 ... n//2. Columns: (place, cosine or sine sum).
+    """
+    cos, sin = waves(n, device)
+    pairs = (cos, -sin), (sin, cos), (cos, sin), (sin, -cos)
+    return torch.stack([torch.stack(pair, dim=2).flatten(1) for pair in pairs]).flatten(0, 1)
+
+
 def power_spectrum(maps: Tensor) -> Tensor:
     """Squared amplitudes of the 2-D Fourier transform, (image, 2, height//2 + 1, width//2 + 1, channel).
 
@@ -52,19 +63,11 @@ def power_spectrum(maps: Tensor) -> Tensor:
         maps: (image, height, width, channel) float32.
     """
     height, width = maps.shape[1:3]
-    rows, columns = (waves(n, maps.device) for n in (height, width))
-    along_width = torch.matmul(columns.flatten(0, 1), maps).flatten(2)
-    both = torch.matmul(rows.flatten(0, 1), along_width)
-    (cos_cos, cos_sin), (sin_cos, sin_sin) = (
-        half.unbind(2) for half in both.unflatten(2, (2, width // 2 + 1, -1)).unflatten(1, (2, -1)).unbind(1)
-    )
-    found = maps.new_empty(len(maps), 2, *cos_cos.shape[1:])
-    for sign, real, imaginary in (
-        (0, cos_cos - sin_sin, sin_cos + cos_sin),
-        (1, cos_cos + sin_sin, sin_cos - cos_sin),
-    ):
-        torch.addcmul(real.square_(), imaginary, imaginary, out=found[:, sign])
-    return found
+    along_width = torch.matmul(waves(width, maps.device).flatten(0, 1), maps)
+    along_width = along_width.unflatten(2, (2, -1)).flatten(1, 2).flatten(2)
+    both = torch.matmul(_both_signs(height, maps.device), along_width)
+    real, imaginary = both.view(len(maps), 2, 2, height // 2 + 1, width // 2 + 1, -1).unbind(2)
+    return torch.addcmul(real.square_(), imaginary, imaginary)
 
 
 @lru_cache(maxsize=64)
