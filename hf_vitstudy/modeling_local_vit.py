@@ -8,8 +8,11 @@ mask of an ordinary ViT changes.
 Self-contained, so that a repository on the Hub can carry it.
 """
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.models.vit.modeling_vit import ViTModel, ViTPatchEmbeddings, ViTPreTrainedModel
@@ -30,6 +33,22 @@ def neighbourhood(grid: tuple[int, int], kernel_size: int, prefix_count: int) ->
     down, across = near(grid[0], kernel_size), near(grid[1], kernel_size)
     patches = (down[:, None, :, None] & across[None, :, None, :]).flatten(2).flatten(0, 1)
     return nn.functional.pad(patches, (prefix_count, 0, prefix_count, 0), value=True)
+
+
+@torch.compiler.assume_constant_result
+def masked_backends() -> list[SDPBackend]:
+    """The attention kernels that may be used now, without cuDNN's.
+
+    Its backward pass gives NaN on an H100 or H200 where there is a mask and the number of tokens leaves 64 when divided by 128,
+    as 8 x 8 patches do (pytorch issue 196678, torch 2.11 and later).
+    """
+    cuda = torch.backends.cuda
+    allowed = {
+        SDPBackend.FLASH_ATTENTION: cuda.flash_sdp_enabled(),
+        SDPBackend.EFFICIENT_ATTENTION: cuda.mem_efficient_sdp_enabled(),
+        SDPBackend.MATH: cuda.math_sdp_enabled(),
+    }
+    return [backend for backend, yes in allowed.items() if yes]
 
 
 class LocalViTPatchTokens(nn.Module):
@@ -85,7 +104,8 @@ class LocalViTModel(LocalViTPreTrainedModel, ViTModel):
             if attention_mask is not None:
                 raise ValueError("attention_mask must be None where kernel_size makes the mask; use kernel_size=None")
             attention_mask = self._mask(pixel_values, self.config.kernel_size)
-        return super().forward(pixel_values, attention_mask=attention_mask, **kwargs)
+        with nullcontext() if attention_mask is None else sdpa_kernel(masked_backends()):
+            return super().forward(pixel_values, attention_mask=attention_mask, **kwargs)
 
     def _mask(self, pixel_values: Tensor, kernel_size: int) -> Tensor:
         """(1, 1, token, token): added to the scores by eager attention, bool for the others. From the images' own size."""

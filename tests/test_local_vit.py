@@ -5,11 +5,12 @@ import pytest
 import torch
 from conftest import save_checkpoint, small_vit
 from torch.nn import functional as F  # noqa: N812
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AutoModelForImageClassification
 
 from hf_vitstudy import load_checkpoint
 from hf_vitstudy.configuration_local_vit import LocalViTConfig
-from hf_vitstudy.modeling_local_vit import LocalViTForImageClassification, near, neighbourhood
+from hf_vitstudy.modeling_local_vit import LocalViTForImageClassification, masked_backends, near, neighbourhood
 from hf_vitstudy.models import register
 
 
@@ -166,6 +167,29 @@ def test_gradients_reach_every_parameter(pooling, attention):
     parameters = dict(network.named_parameters())
     assert len(parameters) > 40
     assert [name for name, p in parameters.items() if p.grad is None or not p.grad.abs().max() > 0] == []
+
+
+@pytest.mark.parametrize(("kernel", "allowed"), [(None, True), (3, False)])
+def test_a_mask_never_meets_cudnn_s_attention(kernel, allowed, monkeypatch):
+    """Its gradient is NaN there, on some GPUs and for some numbers of tokens."""
+    found = []
+    attend = F.scaled_dot_product_attention
+
+    def watched(*args, **kwargs):
+        found.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return attend(*args, **kwargs)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", watched)
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    small_local_vit("sdpa", kernel_size=kernel)(images())
+    assert found == [allowed] * SMALL["num_hidden_layers"]
+    assert torch.backends.cuda.cudnn_sdp_enabled() == before
+
+
+def test_what_a_caller_forbids_stays_forbidden():
+    """Hessians need the one kernel that can be differentiated twice."""
+    with sdpa_kernel(SDPBackend.MATH):
+        assert masked_backends() == [SDPBackend.MATH]
 
 
 def test_half_precision_and_its_masks():
