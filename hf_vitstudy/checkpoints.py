@@ -39,6 +39,7 @@ OTHER_TOWER = {
     "logit_bias",
 }  # beside images, in CLIP
 TO_NUMBERS = {"ToTensor", "MaybeToTensor", "Normalize"}  # steps of torchvision and timm after the geometry
+MOST_MODULES, MOST_PARAMETERS = 20_000, 10_000_000_000  # the largest vision transformers of the Hub have 7 000 million
 CHANNELS_LAST_FROM = 128  # pixels a side; below, the conversion costs more than it gains (benchmarks/)
 
 
@@ -352,7 +353,8 @@ def _load_network(
             options["attn_implementation"] = wanted
         if untrained is not None:
             return _untrained(auto, config, untrained, None if wanted == "auto" else wanted)
-        network, info = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
+        with bounded(name, on_meta=True):
+            network, info = auto.from_pretrained(name, dtype=torch.float32, output_loading_info=True, **options)
     commit = getattr(config, "_commit_hash", None)
     network = _without_new_head(network, info, name)
     network.config._commit_hash = commit
@@ -363,11 +365,51 @@ def _untrained(auto: Any, config: Any, seed: int, attn: str | None) -> tuple[nn.
     """The network with transformers' own initial weights, drawn on the CPU: the same on every device."""
     options = {} if attn is None else {"attn_implementation": attn}
     commit = getattr(config, "_commit_hash", None)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), bounded(config.model_type):
         torch.manual_seed(seed)
         network = auto.from_config(config, dtype=torch.float32, trust_remote_code=False, **options)
     network.config._commit_hash = commit
     return network, network.config
+
+
+@contextlib.contextmanager
+def bounded(name: str, on_meta: bool = False) -> Iterator[None]:
+    """Stops building a network larger than any that exists, as a hostile ``config.json`` may ask for, before memory is full.
+
+    Args:
+        name: for the message.
+        on_meta: count parameters without memory only, as transformers makes them before it reads a file; those of the file
+            would be counted twice.
+
+    Raises:
+        StudyError: too many modules or parameters.
+    """
+    seen = {"modules": 0, "parameters": 0}
+
+    def count(what: str, more: int, most: int) -> None:
+        seen[what] += more
+        if seen[what] > most:
+            raise StudyError(
+                f"{name} asks for more than {most:,} {what}; is its config.json whole, and from whom is it?"
+            )
+
+    def see_module(module: nn.Module, key: str, child: nn.Module | None) -> None:
+        count("modules", 1, MOST_MODULES)
+
+    def see_parameter(module: nn.Module, key: str, parameter: Tensor | None) -> None:
+        if parameter is not None and (parameter.is_meta or not on_meta):
+            count("parameters", parameter.numel(), MOST_PARAMETERS)
+
+    hooks = torch.nn.modules.module
+    handles = [
+        hooks.register_module_module_registration_hook(see_module),
+        hooks.register_module_parameter_registration_hook(see_parameter),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _without_new_head(network: Any, info: dict[str, Any], name: str) -> Any:

@@ -21,6 +21,8 @@ from .errors import StudyError
 
 
 MAX_PIXELS = 50_000_000  # a 10 kB file can claim 81 million pixels; real photographs stay below this
+MAX_RATIO = 200  # of the sides: processors scale the short one up, and a line of 1 x 4000 to a thousand million pixels
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS, for which PIL starts a program
 PARQUET, FOLDER_HINT = ".parquet", "an image folder (one sub-folder per class), a .parquet file or a dataset id"
 
 
@@ -69,12 +71,12 @@ def decode(source: Any) -> np.ndarray:
             (height, width), (height, width, 1) or (height, width, 3).
 
     Raises:
-        StudyError: not an image, cut off, or larger than `MAX_PIXELS`.
+        StudyError: not an image in one of `FORMATS`, cut off, larger than `MAX_PIXELS`, or longer than `MAX_RATIO`.
     """
     if isinstance(source, np.ndarray):
         return _from_array(source)
     image = _open(source)
-    _check_size(image)
+    _check_size(image.width, image.height)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as damaged EXIF blocks: the pixels are what counts
@@ -103,15 +105,19 @@ def _open(source: Any):
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `_check_size` is stricter
             if not isinstance(source, io.BytesIO):
                 source = io.BytesIO(Path(source).read_bytes())  # PIL would keep the file of a damaged image open
-            return Image.open(source)
+            return Image.open(source, formats=FORMATS)
     except Exception as error:
         raise StudyError(f"is not a readable image ({_one_line(error)}); replace or remove the file") from error
 
 
-def _check_size(image) -> None:
-    if image.width * image.height > MAX_PIXELS:
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise StudyError(f"has {width} x {height} pixels, at most {MAX_PIXELS:,} are read; shrink it first")
+    if not width * height:
+        raise StudyError(f"has {width} x {height} pixels, so there is nothing to see; remove it")
+    if max(width, height) > MAX_RATIO * min(width, height):
         raise StudyError(
-            f"has {image.width} x {image.height} pixels, at most {MAX_PIXELS:,} are read; shrink it first"
+            f"has {width} x {height} pixels, of which processors make far too many; crop it to at most 1 : {MAX_RATIO}"
         )
 
 
@@ -144,6 +150,7 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         raise StudyError(
             f"expected an array (height, width), (height, width, 1) or (height, width, 3), got {array.shape}"
         )
+    _check_size(array.shape[1], array.shape[0])
     return np.broadcast_to(array, (*array.shape[:2], 3)).copy()
 
 

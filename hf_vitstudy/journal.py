@@ -7,6 +7,7 @@ for the disk, which would take longer than a GPU takes for a batch.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from .disk import LOCK, explained, only_process
 from .errors import StudyError
 
 
@@ -55,31 +57,65 @@ class Journal:
         self.folder = profile.with_name(f".{profile.name}.partial")
         self.identity = json.loads(json.dumps(identity))
 
+    def held(self) -> contextlib.AbstractContextManager[None]:
+        """Keep other measurements for the same profile out, until the block is left.
+
+        Raises:
+            StudyError: one is under way, or nothing can be written there.
+        """
+        return only_process(self.folder, "measuring into")
+
     def begin(self, resume: bool) -> None:
-        """Take up what is there, or throw it away.
+        """Take up what is there. Not to be resumed, batches of the same measurement stay, in case it is stopped to go on with
+        them; those of another one are deleted. Either is said by a warning.
 
         Raises:
             StudyError: to be resumed, but it is of another measurement.
         """
         path = self.folder / IDENTITY
-        if resume and path.is_file():
-            self._check(path)
-            return
-        shutil.rmtree(self.folder, ignore_errors=True)  # batches without an identity may be of any measurement
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(self.identity, indent=1).encode())
+        known = path.is_file()  # batches without an identity may be of any measurement
+        difference = self._difference(path) if known else None
+        if resume and difference:
+            raise StudyError(
+                f"{self.folder} is of another measurement: {difference}; resume with the same options, or start afresh "
+                "without --resume"
+            )
+        if known and not resume:
+            self._warn(difference)
+        if not known or difference:
+            with explained(self.folder):
+                self._clear()
+                self.folder.mkdir(parents=True, exist_ok=True)
+                _write(path, json.dumps(self.identity, indent=1).encode())
 
-    def _check(self, path: Path) -> None:
+    def _difference(self, path: Path) -> str | None:
+        """The first thing that makes it another measurement, in words."""
         try:
             before = json.loads(path.read_bytes())
         except ValueError:
             before = {}
         for name, was, now in _differences(before, self.identity):
-            shown = f"was {json.dumps(was)[:200]}, is {json.dumps(now)[:200]}"
-            raise StudyError(
-                f"{self.folder} is of another measurement: {name} {shown}; resume with the same options, or start afresh "
-                "without --resume"
+            return f"{name} was {json.dumps(was)[:200]}, is {json.dumps(now)[:200]}"
+        return None
+
+    def _warn(self, difference: str | None) -> None:
+        count = sum(NAME.fullmatch(path.name) is not None for path in self.folder.iterdir())
+        if count and difference:
+            warnings.warn(
+                f"{count} finished batches of an interrupted measurement that was another ({difference}) are deleted",
+                stacklevel=4,
             )
+        elif count:
+            warnings.warn(
+                f"{count} finished batches of this measurement, which was interrupted, are there and are measured again; to go "
+                "on with them instead, stop and add --resume",
+                stacklevel=4,
+            )
+
+    def _clear(self) -> None:
+        for path in self.folder.iterdir() if self.folder.is_dir() else ():
+            if path.name != LOCK:
+                path.unlink()
 
     def write(self, index: int, kept: Kept) -> None:
         """Keep one batch."""
@@ -98,8 +134,9 @@ class Journal:
         tensors = {str(place): np.ascontiguousarray(array) for place, array in enumerate(arrays.values())}
         tensors["digests"] = np.array(kept.digests, dtype=np.uint64)
         content = save(tensors, {"about": json.dumps(about)})
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _write(self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
 
     def batches(self) -> dict[int, Kept]:
         """All whole batches by their number; a damaged one is deleted with a warning."""
@@ -147,5 +184,9 @@ def _read(content: bytes) -> Kept:
 def _write(path: Path, content: bytes) -> None:
     """All of it or nothing, whenever the process is killed."""
     fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    fresh.write_bytes(content)
-    fresh.rename(path)
+    try:
+        fresh.write_bytes(content)
+        fresh.rename(path)
+    except BaseException:
+        fresh.unlink(missing_ok=True)
+        raise

@@ -29,6 +29,7 @@ from .images import ImageSet, digest, load_images, set_digest
 from .journal import Journal, Kept
 from .processes import Processes, launched, own_device
 from .profile import Profile
+from .resources import machine_explained, patience
 from .states import State
 
 
@@ -132,27 +133,29 @@ def _measured(
 ) -> Profile:
     """Share out the batches, collect what was kept of them, and let the main process make the profile."""
     finished: dict[int, Kept] = {}
-    with processes.failing_together():
-        if journal and processes.main:
-            journal.begin(reading.resume)
-            finished = journal.batches()
-    known = set(processes.from_main(list(finished)))
-    missing = [index for index in range(run.count) if index not in known]
-    with processes.failing_together():
-        for index, batch in _batches(run, missing, reading, processes):
-            run.step(*batch, index=index)
-            if journal:
-                journal.write(index, run.kept[index])
-    shares = processes.on_main(run.kept)
-    profile = None
-    with processes.failing_together():
-        if processes.main:
-            run.take([finished, *shares])
-            profile = run.profile()
-            if out is not None:
-                profile.save(out)
-            if journal:
-                journal.remove()
+    with contextlib.ExitStack() as alone:
+        with processes.failing_together():
+            if journal and processes.main:
+                alone.enter_context(journal.held())
+                journal.begin(reading.resume)
+                finished = journal.batches() if reading.resume else {}
+        known = set(processes.from_main(list(finished)))
+        missing = [index for index in range(run.count) if index not in known]
+        with processes.failing_together(), machine_explained("lower --batch-size, or use --dtype bfloat16"):
+            for index, batch in _batches(run, missing, reading, processes):
+                run.step(*batch, index=index)
+                if journal:
+                    journal.write(index, run.kept[index])
+        shares = processes.on_main(run.kept)
+        profile = None
+        with processes.failing_together():
+            if processes.main:
+                run.take([finished, *shares])
+                profile = run.profile()
+                if out is not None:
+                    profile.save(out)
+                if journal:
+                    journal.remove()
     return processes.from_main(profile)
 
 
@@ -266,7 +269,9 @@ class Run:
         attention = visit_attention if any(a.needs_attention for a in self.analyses) else None
         images = pixels.to(self.checkpoint.device, non_blocking=True).float().div_(255)
         logits, _ = self.checkpoint.read(images, visit, attention, branches)
-        batch = Batch(images, logits, self.labels(labels), labels, first=index * self.batch_size)
+        first = index * self.batch_size
+        _refuse_undefined(logits, f"{self.checkpoint.name} on images {first} to {first + len(images) - 1}")
+        batch = Batch(images, logits, self.labels(labels), labels, first=first)
         for analysis in list(self.analyses):
             with self._dropping(analysis), torch.no_grad():
                 parts[analysis.name] = analysis.update(batch)
@@ -314,6 +319,15 @@ class Run:
             | {"python": platform.python_version()},
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
+
+
+def _refuse_undefined(logits: Tensor | None, what: str) -> None:
+    """A network without a classifier is not asked: its undefined states show in the profile."""
+    if logits is not None and not bool(torch.isfinite(logits).all()):
+        raise StudyError(
+            f"the logits of {what} are not finite, so nothing else would mean anything; are its weights whole? In float16 "
+            "they may overflow: use --dtype bfloat16 or float32"
+        )
 
 
 def _refuse_overwriting(found: dict[str, xr.Variable], before: dict[str, xr.Variable]) -> None:
@@ -434,6 +448,7 @@ def _batches(
         batch_sampler=[list(range(index * size, min(n, (index + 1) * size))) for index in indices],
         num_workers=workers,
         collate_fn=_collate,
+        timeout=patience(workers),
         pin_memory=run.checkpoint.device.type == "cuda",
     )
     name = f"measuring {run.checkpoint.name}"

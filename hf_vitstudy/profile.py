@@ -10,13 +10,11 @@ the manifest is checked on every load.
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +22,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from .disk import explained, written_whole
 from .errors import StudyError
 
 
@@ -137,30 +136,9 @@ def square_side(pairs: int) -> int:
 
 def _save(profile: Profile, folder: Path) -> Path:
     _refuse_foreign(folder)
-    with written_whole(folder) as fresh:
+    with written_whole(folder) as fresh, explained(folder):
         _write_files(profile, fresh)
     return folder
-
-
-@contextlib.contextmanager
-def written_whole(folder: Path) -> Iterator[Path]:
-    """An empty folder to write to, which takes the place of `folder` when all went well; until then that stays as it is."""
-    fresh, old = (folder.with_name(f".{folder.name}.{os.getpid()}.{word}") for word in ("new", "old"))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
-    try:
-        yield fresh
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    except BaseException:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        raise
-    shutil.rmtree(old, ignore_errors=True)
-    fsync_folder(folder.parent)
 
 
 def _refuse_foreign(folder: Path) -> None:
@@ -207,18 +185,6 @@ def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def fsync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; folders cannot be opened on every system."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
@@ -239,10 +205,30 @@ def load_profile(folder: str | os.PathLike) -> Profile:
         raise StudyError(f"{folder} is not a readable profile ({error}); measure it again") from error
 
 
+# what readers rely on; a measurement of one's own may have any axes
+AXES = {
+    **dict.fromkeys(("block", "kind", "stage", "depth", "channels", "height", "width"), ("block",)),
+    **dict.fromkeys(("image_digest", "label", "nll"), ("image",)),
+    **dict.fromkeys(("variance", "relative_variance", "top_channel_share"), ("image", "block")),
+    **dict.fromkeys(("attention_distance", "prefix_attention"), ("image", "layer", "head")),
+    **dict.fromkeys(("top5", "top5_probability"), ("image", "rank")),
+    "fourier": ("image", "block", "frequency"),
+    **{name: (name,) for name in ("frequency", "rank", "layer", "head")},
+}
+TEXTS = ("block", "kind", "layer")  # of these; the others are numbers
+
+
 def _checked(profile: Profile) -> Profile:
     """What every reader relies on is there; a lookup that fails says which."""
     for key in ("block", "kind", "stage", "depth", "image_digest"):
         profile.data.coords[key]
+    for name, axes in AXES.items():
+        if name in profile.data.variables:
+            found = profile.data.variables[name]
+            if found.dims != axes or (found.dtype.kind == "U") != (name in TEXTS):
+                raise ValueError(f"{name} is {found.dtype} {found.dims}, expected {axes}")
+    if "attention_distance" in profile.data:
+        float(profile.data["attention_distance"].attrs["uniform"])  # of uniform attention, in pixels
     for value in (profile.name, profile.images_sha256):
         if not isinstance(value, str):
             raise TypeError(f"expected a text, got {value!r}")

@@ -4,7 +4,7 @@
 # ///
 """Train or fine-tune an image classifier; the one training loop of the project.
 
-    accelerate launch recipes/finetune.py recipes/configs/NAME.yaml [key=value ...]
+    accelerate launch recipes/finetune.py recipes/configs/NAME.yaml [key=value ...] [--push-to ORG/NAME]
 
 A recipe is a YAML file with the fields of `hf_vitstudy.training.settings.Config`; nested fields are overridden with dots
 (``optimizer.lr=1e-3``). The output is a folder as `save_pretrained` writes it, with a model card, ``training.json``
@@ -13,11 +13,13 @@ A recipe is a YAML file with the fields of `hf_vitstudy.training.settings.Config
 A killed run, started again by the same command, ends with the same weights to the bit on a CPU (same machine, same number of
 processes), because nothing random has a state that could be lost: see `hf_vitstudy.training.order`. On a GPU the kernels
 themselves may give other bits each time; ``deterministic=true`` chooses those that do not, where there are any.
+Asked to end, by SIGTERM or Ctrl-C, it finishes its step and writes a checkpoint first. All faults: docs/faults.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import math
@@ -35,6 +37,7 @@ from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import InitProcessGroupKwargs, broadcast, gather_object
 from torch import Tensor, nn
@@ -45,9 +48,14 @@ from tqdm.auto import tqdm
 from hf_vitstudy.cards import model_card
 from hf_vitstudy.checkpoints import normalisation, prepare
 from hf_vitstudy.demo import recipes_folder
+from hf_vitstudy.disk import only_process
 from hf_vitstudy.errors import StudyError
+from hf_vitstudy.hub import make_repo, push
+from hf_vitstudy.jobs import TIMEOUT, make_job, require_on_hub, submit
 from hf_vitstudy.measuring import keep_memory
 from hf_vitstudy.metrics import image_scores, summarise
+from hf_vitstudy.releases import opened
+from hf_vitstudy.resources import machine_explained, patience
 from hf_vitstudy.training.augmentation import Augment, Mix
 from hf_vitstudy.training.data import (
     AugmentedStream,
@@ -60,6 +68,7 @@ from hf_vitstudy.training.data import (
     load_batches,
     open_data,
 )
+from hf_vitstudy.training.interruption import Stopping
 from hf_vitstudy.training.model import build_model, freeze_unused, hash_checkpoint, make_processor, pin
 from hf_vitstudy.training.optimisation import (
     Guard,
@@ -198,7 +207,8 @@ def in_order(pictures: Pictures, batches: list[range], workers: int) -> Iterator
     if pictures.pixels is not None:
         yield from ((pictures.pixels[batch.start : batch.stop], pictures.labels[batch]) for batch in batches)
         return
-    for batch in DataLoader(pictures, batch_sampler=batches, num_workers=workers, collate_fn=collate):
+    waiting = {"num_workers": workers, "timeout": patience(workers)}
+    for batch in DataLoader(pictures, batch_sampler=batches, collate_fn=collate, **waiting):
         if isinstance(batch, StudyError):
             raise batch
         yield batch
@@ -359,10 +369,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("config", help="recipe: a YAML file, or the name of a shipped one")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings to change")
-    options = parser.parse_args(arguments)
+    parser.add_argument("--push-to", metavar="ORG/NAME", help="model on the Hub that the finished run is pushed to")
+    parser.add_argument("--hf-job", metavar="FLAVOR", help="train in a Job on the Hub's machines, such as a10g-small")
+    parser.add_argument("--timeout", default=TIMEOUT, help="of the Job, after which it ends without a result; 2h")
+    parser.add_argument(
+        "--requirement", help="how the Job installs this package, such as git+https://HOST/OWNER/NAME@COMMIT"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the call of the Job, and start none")
+    options = parser.parse_intermixed_args(arguments)
     config = read_config(options.config, options.overrides, recipes_folder() / "configs")
+    if options.hf_job:
+        return start_job(config, options) if is_main() else None
+    if options.dry_run:
+        raise StudyError("--dry-run shows the call of a Job; name its hardware, as in --hf-job a10g-small")
     folder = Path(config.output)
+    own = only_process(folder, "training into") if is_main() else contextlib.nullcontext()
+    with own, Stopping() as stopping, machine_explained("double accumulation: the same batch in smaller parts"):
+        train(config, folder, options.push_to, stopping)
 
+
+def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) -> None:
+    """From what an earlier start left to the finished network in `folder`, and on the Hub in `repo` if that is named."""
     # What an earlier start left: a finished run, a checkpoint to go on from, or another run.
     record, state = read_record(folder), newest_checkpoint(folder / RESUME, say)
     before = record or state
@@ -382,6 +409,8 @@ def main(arguments: list[str] | None = None) -> None:
         kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(hours=2))],
     )
     rank, world, device = accelerator.process_index, accelerator.num_processes, accelerator.device
+    if repo and accelerator.is_main_process:
+        make_repo(repo, "model")  # before hours of work, not after them
 
     processor = make_processor(config)
     data = load_data(config, processor)
@@ -401,7 +430,8 @@ def main(arguments: list[str] | None = None) -> None:
     if changed and accelerator.is_main_process:
         delete_run(folder)
     if record is not None and not changed:
-        return say(f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; nothing to do")
+        say(f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; nothing to do")
+        return publish(folder, repo)
     if changed:
         state = None
 
@@ -442,6 +472,8 @@ def main(arguments: list[str] | None = None) -> None:
             accelerator.scaler.load_state_dict(state["scaler"])
         if accelerator.is_main_process:
             window += state["window"].to(device)
+        if state["processes"] != world:
+            say(f"warning: begun by {state['processes']} processes, goes on with {world}: the last bits will differ")
     log = Log(folder / LOG, first) if accelerator.is_main_process else lambda **values: None
     if config.log_with:
         names = {"trackio": {"name": folder.name, "resume": "allow"}, "wandb": {"name": folder.name}}
@@ -466,6 +498,7 @@ def main(arguments: list[str] | None = None) -> None:
     metrics: dict[str, dict[str, float]] = {}
     seconds, since = 0.0, first  # of training alone, and the step of the last line of the log
     model.train()
+    stopping.finishing = True
     for step in range(first, schedule.steps):
         start = time.perf_counter()
         rate = learning_rate(config.optimizer, step, schedule)
@@ -502,6 +535,9 @@ def main(arguments: list[str] | None = None) -> None:
         log_now, save_now = last or done % config.log_every == 0, not last and done % config.checkpoint_every == 0
         test_now = last or done % (config.eval_every * schedule.steps_per_epoch) == 0
         profile_now = config.profile and due(config.profile, done, schedule.steps_per_epoch)
+        # several processes ask each other, which waits for the device, only where they wait for it anyway
+        stop_now = not last and (world == 1 or log_now or save_now or test_now) and stopping.agreed(accelerator)
+        save_now = save_now or stop_now
         if log_now or save_now or test_now or profile_now:
             guard.check(accelerator, schedule, data.rows)
         if log_now:
@@ -539,10 +575,15 @@ def main(arguments: list[str] | None = None) -> None:
                     "skipped": guard.skipped,
                     "window": total.cpu(),
                     "watched": watched,
+                    "processes": world,
                 }
                 write_checkpoint(folder / RESUME, state, config.keep)
             accelerator.wait_for_everyone()
+        if stop_now:
+            say(f"stopped after step {done}; the same command goes on from there")
+            raise SystemExit(stopping.code)
     bar.close()
+    stopping.finishing = False
 
     # The weights that were chosen; where images were held out, the test images are looked at for the first time.
     chosen = done
@@ -574,11 +615,67 @@ def main(arguments: list[str] | None = None) -> None:
         save_output(folder, network, processor, record)
         shutil.rmtree(folder / RESUME, ignore_errors=True)
         say(f"{folder}: {accuracy(metrics['test'])} right after {done / schedule.steps_per_epoch:g} epochs")
+    publish(folder, repo)
     accelerator.end_training()
 
 
 def accuracy(metrics: dict[str, float]) -> str:
     return f"{100 * metrics['accuracy']:.1f} % of {metrics['n']} test images"
+
+
+# ------------------------------------------------------------------------------------------------------------ the Hub
+
+
+def publish(folder: Path, repo: str | None) -> None:
+    """Push a finished run to a model on the Hub, where one was named."""
+    if repo is None or not is_main():
+        return
+    with opened(folder, repo) as release:
+        say(f"{folder} -> {push(release, repo).url}")
+
+
+def start_job(config: Config, options: argparse.Namespace) -> None:
+    """Show the Job that trains as this command would here and, without ``--dry-run``, start it."""
+    require_data_on_hub(config)
+    words = ["accelerate", "launch", "-m", "hf_vitstudy.recipes.finetune", *told_again(config, options)]
+    about = {"flavor": options.hf_job, "timeout": options.timeout}
+    job = make_job(words, options.requirement, repo=options.push_to, type="model", **about)
+    print(job, flush=True)
+    if options.dry_run:
+        say(f"dry run: no Job was started; its result would go to model {job.repo}")
+    else:
+        say(f"started: {submit(job)}; its result will be at model {job.repo}")
+
+
+def require_data_on_hub(config: Config) -> None:
+    """Raises where the images or the checkpoint are on this machine."""
+    data, profile = config.data, config.profile
+    images = {"data.train": data.train, "data.test": data.test, "profile.images": profile.images if profile else None}
+    for where, value in images.items():
+        if value is not None:
+            advice = "make a data set on the Hub of it first: hf upload org/name FOLDER --repo-type dataset"
+            require_on_hub(where, value, advice)
+    if checkpoint := config.model.get("checkpoint"):
+        require_on_hub(
+            "model.checkpoint", checkpoint, "push it first: vitstudy push FOLDER org/name, then name org/name"
+        )
+
+
+def told_again(config: Config, options: argparse.Namespace) -> list[str]:
+    """Recipe and settings for a machine that has the shipped recipes alone; of another recipe all settings are told."""
+    output = f"output=runs/{(options.push_to or 'run').split('/')[-1]}"
+    shipped = recipes_folder() / "configs" / f"{Path(options.config).name.removesuffix('.yaml')}.yaml"
+    named = Path(options.config)
+    if shipped.exists() and (not named.exists() or named.samefile(shipped)):
+        changed = [text for text in options.overrides if text.partition("=")[0] not in ("output", "replace")]
+        return [shipped.stem, *changed, output]
+    settings = {name: value for name, value in asdict(config).items() if name not in ("output", "replace")}
+    return ["vit_digits", *(f"{name}={_as_yaml(value)}" for name, value in settings.items()), output]
+
+
+def _as_yaml(value: Any) -> str:
+    """On one line; JSON would do, but YAML 1.1 takes its 1e-05 for a text."""
+    return yaml.safe_dump([value], default_flow_style=True, sort_keys=False, width=math.inf).strip()[1:-1]
 
 
 if __name__ == "__main__":

@@ -26,6 +26,30 @@ def real_data() -> Path:
     return REAL_DATA
 
 
+_forks = None
+
+
+def pytest_collection_finish(session) -> None:
+    """Fork the process that forks others while nothing has run yet; see `forks`."""
+    global _forks
+    wanted = not session.config.option.collectonly and any("forks" in item.fixturenames for item in session.items)
+    if wanted and _forks is None:
+        from forks import Forks
+
+        _forks = Forks()
+
+
+def pytest_sessionfinish() -> None:
+    if _forks is not None:
+        _forks.stop()
+
+
+@pytest.fixture(scope="session")
+def forks():
+    """Runs functions in processes of their own, which may be killed."""
+    return _forks
+
+
 def small_vit(**changes):
     """An HF ViT of 3 blocks on 32 px images, 8 x 8 patches and a class token; random weights, evaluation mode."""
     import torch
@@ -97,3 +121,20 @@ def shapes(tmp_path_factory) -> Path:
     from toy_recipes import write_shapes
 
     return write_shapes(tmp_path_factory.mktemp("data") / "shapes")
+
+
+@pytest.fixture(scope="session")
+def small_study(tmp_path_factory) -> Path:
+    """A study of five checkpoints, with its profiles."""
+    from viewer_site import write_study
+
+    return write_study(tmp_path_factory.mktemp("study") / "study")
+
+
+@pytest.fixture(scope="session")
+def space_address(small_study, vit_folder, resnet_folder):
+    """Where the app serves that study, with two small networks that look at images."""
+    from space_server import SERVER, serving
+
+    with serving("-c", SERVER, str(small_study), str(vit_folder), str(resnet_folder)) as address:
+        yield address

@@ -6,50 +6,39 @@ import os
 import random
 import runpy
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import datasets
 import numpy as np
 import pytest
 import torch
-from accelerate import Accelerator
+from forks import Job
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
-from toy_recipes import CLASSES, MODELS, RECIPES, finetune, log_lines, run, settings, write_recipe
-from transformers import AutoModelForImageClassification
+from toy_recipes import (
+    CLASSES,
+    MODELS,
+    RECIPES,
+    finetune,
+    forget,
+    log_lines,
+    one_process_metrics,
+    run,
+    settings,
+    train_and_die,
+    write_recipe,
+)
+from toy_recipes import one_process as one_process
 
 from hf_vitstudy import StudyError, load_checkpoint, load_profile
 from hf_vitstudy.claims import facts
 from hf_vitstudy.training import resume
 from hf_vitstudy.training.data import open_split
-from hf_vitstudy.training.settings import DataConfig, read_config
+from hf_vitstudy.training.settings import DataConfig
 
 
 datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05  # seconds after parquet files were streamed, by default 5
-
-
-@pytest.fixture(autouse=True)
-def one_process():
-    """A fresh state of accelerate, one thread, and the libraries' own verbosity afterwards."""
-    from transformers.utils import logging
-
-    threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    logging.set_verbosity(verbosity)
-    torch.use_deterministic_algorithms(False)
-    forget()
-
-
-def forget():
-    """Accelerate keeps its state for the whole process."""
-    from accelerate.state import AcceleratorState, GradientState
-
-    AcceleratorState._reset_state(True)
-    GradientState._reset_state()
 
 
 # every setting that draws numbers or has a state of its own
@@ -385,7 +374,7 @@ def stop_here():
 
 
 def test_profiles_change_no_weight(recipe, shapes, whole, tmp_path):
-    profile = json.dumps({"images": str(shapes), "split": "test", "n": 16, "analyses": ["variance"]})
+    profile = json.dumps({"images": str(shapes), "split": "test", "n": 16, "every": 2, "analyses": ["variance"]})
     record = run(recipe, f"profile={profile}", f"output={tmp_path / 'watched'}")
     assert record["files"] == whole["vit"]["record"]["files"]
 
@@ -423,10 +412,7 @@ def some_step(last: int = 19) -> int:
     return random.randint(4, last)
 
 
-KILLS = {  # name: (run, where the process ends, when)
-    "vit": ("vit", "learning_rate", some_step()),
-    "resnet": ("resnet", "learning_rate", some_step()),
-    "alternet": ("alternet", "learning_rate", some_step()),
+KILLS = {  # name: (run, where the process ends, when); a ViT that is killed again and again is in tests/faults
     "everything": ("everything", "learning_rate", some_step(15)),
     "stream": ("stream", "learning_rate", some_step()),
     "vit inside the second write": ("vit", "save", 2),
@@ -435,88 +421,26 @@ KILLS = {  # name: (run, where the process ends, when)
     "vit inside a rotation": ("vit", "rmtree", 2),
 }
 TWO_DIE_AT = some_step()
-RUNNER = """
-import json, os, shutil, signal, socket, sys
-import datasets, torch, transformers.models.vit.modeling_vit, transformers.models.resnet.modeling_resnet
-from toy_recipes import finetune
-
-def die():
-    os.kill(os.getpid(), signal.SIGKILL)
-
-def die_at(module, name, when):
-    original, calls = getattr(module, name), []
-    def patched(*args, **options):
-        calls.append(args)
-        if name == "learning_rate":
-            args[1] == when and die()
-        elif name == "save":
-            if len(calls) == when:
-                args[1].write(b"half a checkpoint")
-                args[1].flush()
-                die()
-        elif sum("resume" in str(call[0]) for call in calls) == when:
-            die()
-        return original(*args, **options)
-    setattr(module, name, patched)
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-def train(recipe, name, when, rank, world, port):
-    if world > 1:  # what torchrun says to each of its processes
-        found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "LOCAL_WORLD_SIZE": world}
-        os.environ |= {key: str(value) for key, value in found.items()}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-    if name:
-        die_at(places[name], name, when)
-    finetune.main([recipe])
-
-places = {"learning_rate": finetune, "replace": os, "rmtree": shutil, "save": torch}
-torch.set_num_threads(1)
-datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN = 0.05
-for recipe, name, when, world in json.loads(sys.argv[1]):
-    children, port = [], free_port()
-    for rank in range(world):
-        children.append(os.fork())
-        if not children[-1]:
-            code = 1
-            try:
-                train(recipe, name, when, rank, world, port)
-                code = 0
-            finally:
-                os._exit(code)
-    for child in children:
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == (-signal.SIGKILL if name else 0), (recipe, status)
-"""
-
-
-def train_elsewhere(jobs: list[tuple[str, str, int, int]]) -> None:
-    """Runs of (recipe, where to be killed, when, processes) in one subprocess that forks each, and so imports once."""
-    more = {"PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    command = [sys.executable, "-c", RUNNER, json.dumps(jobs)]
-    done = subprocess.run(command, env=os.environ | more, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-2000:]
 
 
 @pytest.fixture(scope="module")
-def killed(shapes, tmp_path_factory) -> dict[str, Path]:
+def killed(forks, shapes, tmp_path_factory) -> dict[str, Path]:
     """Recipes by name of the kill, each with what a killed run left; and of runs by two processes."""
     recipes, jobs = {}, []
     for name, (kind, function, when) in KILLS.items():
         folder = tmp_path_factory.mktemp("killed")
         recipes[name] = write_recipe(folder, recipe_of(kind, shapes, folder))
-        jobs.append((str(recipes[name]), function, when, 1))
+        jobs.append(Job(train_and_die, (str(recipes[name]), function, when), log=folder / "log"))
     for name in ("one process", "two processes", "two processes, killed"):
         folder = tmp_path_factory.mktemp("two")
         made = settings(shapes, folder / "run")
         made["model"] = made["model"] | {"hidden_dropout_prob": 0.0}  # which is drawn by process
         recipes[name] = write_recipe(folder, made)
     whole, cut = (str(recipes[name]) for name in ("two processes", "two processes, killed"))
-    jobs += [(whole, "", 0, 2), (cut, "learning_rate", TWO_DIE_AT, 2), (cut, "", 0, 2)]
-    train_elsewhere(jobs)
+    jobs += [Job(finetune.main, ([whole],), 2), Job(train_and_die, (cut, "learning_rate", TWO_DIE_AT), 2)]
+    codes = forks.run(*jobs, Job(finetune.main, ([cut],), 2))
+    die = -signal.SIGKILL
+    assert codes == [[die]] * len(KILLS) + [[0, 0], [die, die], [0, 0]], [job.log for job in jobs]
     return recipes
 
 
@@ -527,7 +451,7 @@ def test_killed_run_ends_with_the_same_bits(killed, whole, name):
     folder = recipe.parent / "run"
     assert not (folder / "training.json").exists()
     assert list((folder / "resume").glob("step_*")), "the kill came after a checkpoint"
-    workers = 1 if name in ("everything", "stream", "vit") else 0
+    workers = 1 if name in ("everything", "stream", "vit inside a rotation") else 0
     record = run(recipe, f"data.workers={workers}")
     assert record["files"] == expected["record"]["files"], when
     assert record["metrics"] == expected["record"]["metrics"], when
@@ -549,16 +473,6 @@ def test_two_processes(killed):
     np.testing.assert_allclose(together, alone, rtol=1e-3)
     forget()
     assert one_process_metrics(folders[1], killed["two processes"]) == two["metrics"]["test"]
-
-
-def one_process_metrics(folder: Path, recipe: Path) -> dict:
-    """What this process alone says of a checkpoint, to the last bit."""
-    config = read_config(recipe)
-    processor = finetune.make_processor(config)
-    data = finetune.load_data(config, processor)
-    network = AutoModelForImageClassification.from_pretrained(folder)
-    normalise = finetune.Normaliser(processor, torch.device("cpu"))
-    return finetune.evaluate(Accelerator(cpu=True), network, data.test, normalise, config)
 
 
 class Stop(BaseException):
@@ -594,24 +508,17 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-DAMAGES = {
-    "bit flip": lambda resume: flip(resume / "step_000000009" / "state.pt"),
-    "truncated": lambda resume: os.truncate(resume / "step_000000009" / "state.pt", 1000),
-    "no manifest": lambda resume: (resume / "step_000000009" / "manifest.json").unlink(),
-    "manifest is no object": lambda resume: (resume / "step_000000009" / "manifest.json").write_text("[]"),
-    "empty folder": lambda resume: (resume / "step_000000012").mkdir(),
-    "all": lambda resume: [flip(path) for path in resume.glob("*/state.pt")],
-}
-
-
-@pytest.mark.parametrize("damage", list(DAMAGES))
-def test_damaged_checkpoints_are_passed_over(stopped, whole, tmp_path, capsys, damage):
+@pytest.mark.parametrize("damaged", ["newest", "all"])
+def test_damaged_checkpoints_are_passed_over(stopped, whole, tmp_path, capsys, damaged):
+    """By a whole run; every kind of damage is in tests/faults."""
     folder = tmp_path / "run"
     shutil.copytree(stopped.parent / "run", folder)
-    DAMAGES[damage](folder / "resume")
+    paths = sorted((folder / "resume").glob("*/state.pt"))
+    for path in paths if damaged == "all" else paths[-1:]:
+        flip(path)
     record = run(stopped, f"output={folder}")
     warnings = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
-    assert len(warnings) == (2 if damage == "all" else 1)
+    assert len(warnings) == (2 if damaged == "all" else 1)
     assert "going back to the checkpoint before it" in warnings[0]
     assert record["files"] == whole["vit"]["record"]["files"]
     assert log_lines(folder) == whole["vit"]["log"]
@@ -705,7 +612,7 @@ def test_script_ends_with_one_line(monkeypatch, capsys, error, code, line):
     def refuse(self, arguments=None):
         raise error
 
-    monkeypatch.setattr("argparse.ArgumentParser.parse_args", refuse)
+    monkeypatch.setattr("argparse.ArgumentParser.parse_intermixed_args", refuse)
     with pytest.raises(SystemExit) as stop:
         runpy.run_path(str(RECIPES / "finetune.py"), run_name="__main__")
     assert stop.value.code == code

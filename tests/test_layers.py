@@ -3,12 +3,12 @@
     states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < stats, markdown < profile, metrics < similarities, hub < comparison, robustness < local_heads, sketches < claims
-    < agreement < study < figures < report, cards, findings < viewer      the reading half: numpy and xarray
-    < releases
-    demo, cli, evaluation_modules                                         on top of both
+    errors < disk < stats, markdown < profile, metrics < similarities, hub < comparison, robustness < local_heads, sketches
+    < claims < agreement < study < figures < cards, findings < viewer < report      the reading half: numpy and xarray
+    < space_release < releases, jobs
+    demo, cli, evaluation_modules, space                                  on top of both
 
-The halves meet in `errors` and in `profile`, which only `measuring` fills; `training` borrows its way of writing to disk.
+The halves meet in `errors`, in `disk`, by which both write, and in `profile`, which only `measuring` fills.
 """
 
 import ast
@@ -27,6 +27,7 @@ import hf_vitstudy
 PACKAGE = Path(hf_vitstudy.__file__).parent
 READING = [
     ["errors"],
+    ["disk"],
     ["stats", "markdown"],
     ["profile", "metrics"],
     ["similarities", "hub"],
@@ -36,8 +37,8 @@ READING = [
     ["agreement"],
     ["study"],
 ]
-READING += [["figures", "study_tables"], ["report", "cards", "findings"], ["dataset_cards", "viewer"]]
-READING += [["study_release"], ["releases"]]
+READING += [["figures", "study_tables"], ["cards", "findings"], ["dataset_cards", "viewer"], ["report"]]
+READING += [["study_release", "space_release"], ["releases", "jobs"]]
 NETWORKS = [
     ["configuration_alternet", "configuration_local_vit"],
     ["modeling_alternet", "modeling_local_vit"],
@@ -45,13 +46,13 @@ NETWORKS = [
 ]
 MEASURING = [*NETWORKS, ["states", "kernels", "curvature"], ["blocks"], ["branches"]]
 MEASURING += [
-    ["checkpoints", "images", "corruptions", "grading", "journal", "processes"],
+    ["checkpoints", "images", "corruptions", "grading", "journal", "processes", "resources"],
     ["analyses"],
     ["measuring"],
     ["training"],
 ]
-TOP = {"demo", "cli", "__main__", "evaluation_modules"}
-FOLDERS = {"analyses", "claims", "figures", "training", "viewer"}  # whose files may know each other
+TOP = {"demo", "cli", "__main__", "evaluation_modules", "space"}
+FOLDERS = {"analyses", "claims", "figures", "training", "viewer", "space"}  # whose files may know each other
 OFFICE = {"__init__"}  # hands out names of every layer on first use
 HEAVY = {"torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "gradio"}
 
@@ -68,7 +69,7 @@ def below(module: str) -> set[str]:
         for rank, layer in enumerate(layers):
             if module in layer:
                 shared = {"profile"} if module in ("measuring", "training") else set()
-                return names(layers[:rank]) | {"errors"} | shared
+                return names(layers[:rank]) | {"errors", "disk"} | shared
     raise AssertionError(f"{module} has no place in the layers; give it one here and in the README's tree")
 
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from oracles import u_centre
 from synthetic import gram_variables, synthetic_profile
 
+from hf_vitstudy import disk
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.profile import FORMAT, Profile, load_profile, merge, square_side
 
@@ -111,16 +112,18 @@ def fail_at_file(monkeypatch, count: int, error: type[BaseException]) -> None:
     monkeypatch.setattr(os, "fsync", fsync)
 
 
-def fail_at_rename(monkeypatch, count: int, error: type[BaseException]) -> None:
-    seen, rename = [], Path.rename
+def fail_at_rename(monkeypatch, count: int) -> None:
+    """The `count`-th rename does not succeed, on a disk that cannot exchange two folders in one step."""
+    seen, rename = [], os.rename
 
-    def failing(self, target):
+    def failing(source, target):
         seen.append(target)
         if len(seen) == count:
-            raise error("no space left on device")
-        return rename(self, target)
+            raise OSError("no space left on device")
+        return rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", failing)
+    monkeypatch.setattr(os, "rename", failing)
+    monkeypatch.setattr(disk, "exchange", lambda first, second: False)
 
 
 @pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
@@ -130,18 +133,18 @@ def test_a_write_that_stops_half_way_leaves_the_old_profile(error, count, existi
     if existing:
         profile.save(tmp_path / "p")
     fail_at_file(monkeypatch, count, error)
-    with pytest.raises(error, match="no space left"):
+    with pytest.raises(StudyError if error is OSError else error, match="no space left"):
         synthetic_profile("vit", n=12, block=8, seed=1).save(tmp_path / "p")
     assert [path.name for path in tmp_path.iterdir()] == ["p"] * existing
     if existing:
         assert_equal(load_profile(tmp_path / "p"), profile)
 
 
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize("count", [1, 2, 3])
 def test_a_rename_that_fails_leaves_the_old_profile(count, tmp_path, monkeypatch, profile):
     profile.save(tmp_path / "p")
-    fail_at_rename(monkeypatch, count, OSError)
-    with pytest.raises(OSError, match="no space left"):
+    fail_at_rename(monkeypatch, count)
+    with pytest.raises(StudyError, match="no space left"):
         synthetic_profile("vit", n=12, block=8, seed=1).save(tmp_path / "p")
     assert [path.name for path in tmp_path.iterdir()] == ["p"]
     assert_equal(load_profile(tmp_path / "p"), profile)

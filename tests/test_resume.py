@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import textwrap
 from pathlib import Path
@@ -12,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import save_checkpoint, small_vit
+from forks import Job
 
-from hf_vitstudy import StudyError, load_profile, measure
+from hf_vitstudy import StudyError, cli, journal, load_profile, measure
 from hf_vitstudy.analyses import ANALYSES, Analysis, choose_analyses, factory_of, make_analysis
 from hf_vitstudy.journal import Journal, Kept
 from hf_vitstudy.measuring import _description
@@ -21,13 +21,6 @@ from hf_vitstudy.measuring import _description
 
 QUICK = {"n": 40, "workers": 0, "progress": False, "batch_size": 8}
 SOME = ["cka", "variance", "attention_distance", "predictions", "receptive_field:images=12", "probes:shots=2"]
-ENVIRONMENT = os.environ | {
-    "OMP_NUM_THREADS": "1",
-    "GLOO_SOCKET_IFNAME": "lo",
-    "ACCELERATE_USE_CPU": "true",
-    "HF_HUB_OFFLINE": "1",
-    "CUDA_VISIBLE_DEVICES": "",
-}
 
 
 def command(checkpoint: Path, images: Path, out: Path, *more: str) -> list[str]:
@@ -35,9 +28,10 @@ def command(checkpoint: Path, images: Path, out: Path, *more: str) -> list[str]:
     return ["measure", str(checkpoint), *options, "--analyses", ",".join(SOME), *more]
 
 
-def run(*arguments: str, launcher: tuple[str, ...] = (), **options) -> subprocess.CompletedProcess:
-    words = [sys.executable, *(("-m", *launcher) if launcher else ()), "-m", "hf_vitstudy", *arguments]
-    return subprocess.run(words, capture_output=True, text=True, timeout=240, env=ENVIRONMENT, check=False, **options)
+def vitstudy(arguments: list[str]) -> None:
+    """The command line, in a process of its own."""
+    sys.argv = ["vitstudy", *arguments]
+    cli.main()
 
 
 def contents(folder: Path) -> tuple[bytes, dict]:
@@ -47,53 +41,22 @@ def contents(folder: Path) -> tuple[bytes, dict]:
     return (folder / "arrays.safetensors").read_bytes(), description
 
 
-# Forks a child for every job, or two that a launcher would have started, and kills them in the middle of the journal.
-RUNNER = """
-import json, os, signal, socket, sys
-import datasets, torch, transformers.models.vit.modeling_vit
-from hf_vitstudy import cli, journal, measuring
-
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-def measure(arguments, at, inside, rank, world, port, log):
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-    if world > 1:
-        found = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        os.environ |= {key: str(value) for key, value in found.items()}
+def killed_vitstudy(arguments: list[str], at: int, inside: bool) -> None:
+    """Killed after the `at`-th batch is written, or inside of that."""
     original, count = journal._write, [0]
-    def write(path, content):
+
+    def write(path: Path, content: bytes) -> None:
         count[0] += path.suffix == ".safetensors"
-        dies = at > 0 and count[0] == at
+        dies = count[0] == at
         if dies and inside:
             path.with_name(path.name + ".1.new").write_bytes(content[: len(content) // 2])
         else:
             original(path, content)
         if dies:
             os.kill(os.getpid(), signal.SIGKILL)
-    journal._write = write
-    sys.argv = ["vitstudy", *arguments]
-    cli.main()
 
-torch.set_num_threads(1)
-for arguments, at, inside, world, log in json.loads(sys.argv[1]):
-    children, port = [], free_port()
-    for rank in range(world):
-        children.append(os.fork())
-        if not children[-1]:
-            status = 1
-            try:
-                measure(arguments, at, inside, rank, world, port, log)
-                status = 0
-            except SystemExit as left:
-                status = left.code or 0
-            finally:
-                os._exit(status)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-    print(json.dumps(codes), file=sys.stdout, flush=True)
-"""
+    journal._write = write
+    vitstudy(arguments)
 
 
 SOMETIMES = """
@@ -112,7 +75,7 @@ KILLS = {"after the first batch": (1, False), "inside the third": (3, True), "af
 
 
 @pytest.fixture(scope="module")
-def runs(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, list[list[int]], Path]]:
+def runs(forks, vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, list[list[int]], Path]]:
     """By name: the folder of the profile, exit codes of its jobs, and what was said."""
     folder = tmp_path_factory.mktemp("runs")
     broken = folder / "images"
@@ -127,7 +90,8 @@ def runs(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, li
         names.append(name)
         words = command(vit_folder, images, folder / name / "profile", *more)
         (folder / name).mkdir(exist_ok=True)
-        jobs.append((words, at, inside, world, str(folder / name / "log")))
+        function, arguments = (killed_vitstudy, (words, at, inside)) if at else (vitstudy, (words,))
+        jobs.append(Job(function, arguments, world, folder / name / "log"))
 
     job("whole")
     for name, (at, inside) in KILLS.items():
@@ -143,15 +107,8 @@ def runs(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, li
     job("one drops out", *own, world=2)
     job("one drops out, resumed", *own, at=4)
     job("one drops out, resumed", *own, "--resume")
-    done = subprocess.run(
-        [sys.executable, "-c", RUNNER, json.dumps(jobs)],
-        capture_output=True, text=True, timeout=400, env=ENVIRONMENT, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    codes = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("[")]
-    assert len(codes) == len(jobs)
     found: dict[str, tuple[Path, list[list[int]], Path]] = {}
-    for name, code in zip(names, codes, strict=True):
+    for name, code in zip(names, forks.run(*jobs), strict=True):
         before = found.get(name, (None, [], None))[1]
         found[name] = (folder / name / "profile", [*before, code], folder / name / "log")
     return found
@@ -211,23 +168,21 @@ def test_an_analysis_that_one_process_drops_is_dropped_by_all(name, runs):
     assert contents(profile) == contents(runs["one drops out"][0])
 
 
-def test_the_launcher_of_accelerate_starts_them(vit_folder, image_folder, tmp_path):
-    launcher = ("accelerate.commands.launch", "--multi_gpu", "--num_processes", "2")
-    words = [
-        "measure",
-        str(vit_folder),
-        "--images",
-        str(image_folder),
-        "-n",
-        "16",
-        "--batch-size",
-        "8",
-        "--workers",
-        "0",
-    ]
-    done = run(*words, "--analyses", "variance", "--out", str(tmp_path / "profile"), launcher=launcher)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("16 images, 7 places ->") == 1, "one process speaks for all"
+def launch(arguments: list[str]) -> None:
+    """What ``accelerate launch`` does, which then starts programs of its own."""
+    from accelerate.commands.launch import main
+
+    sys.argv = ["accelerate-launch", "--multi_gpu", "--num_processes", "2", "-m", "hf_vitstudy", *arguments]
+    main()
+
+
+def test_the_launcher_of_accelerate_starts_them(forks, vit_folder, image_folder, tmp_path):
+    options = ["--images", str(image_folder), "-n", "16", "--batch-size", "8", "--workers", "0"]
+    words = ["measure", str(vit_folder), *options, "--analyses", "variance", "--out", str(tmp_path / "profile")]
+    codes = forks.run(Job(launch, (words,), log=tmp_path / "log"))
+    said = (tmp_path / "log").read_text()
+    assert codes == [[0]], said
+    assert said.count("16 images, 7 places ->") == 1, "one process speaks for all"
     alone = measure(vit_folder, image_folder, analyses=["variance"], **(QUICK | {"n": 16}))
     np.testing.assert_allclose(load_profile(tmp_path / "profile")["variance"], alone["variance"], rtol=1e-5)
 
@@ -432,13 +387,14 @@ def readme_example() -> str:
     return text.split("```python\n# my_analysis.py")[1].split("```")[0]
 
 
-def test_the_analysis_of_the_readme_works_from_the_command_line(vit_folder, image_folder, tmp_path):
+def test_the_analysis_of_the_readme_works_from_the_command_line(vit_folder, image_folder, tmp_path, monkeypatch):
     (tmp_path / "my_analysis.py").write_text("#" + readme_example(), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", sys.argv)
     options = ["--images", str(image_folder), "--n", "8", "--workers", "0", "--analyses", "variance"]
-    done = run(
-        "measure", str(vit_folder), *options, "--analysis", "my_analysis.py:sparsity", "--out", "p", cwd=tmp_path
-    )
-    assert done.returncode == 0, done.stderr
+    words = ["measure", str(vit_folder), *options, "--analysis", "my_analysis.py:sparsity", "--out", "p"]
+    with pytest.raises(SystemExit, match="0"):
+        vitstudy(words)
     profile = load_profile(tmp_path / "p")
     assert profile["sparsity"].dims == ("image", "block")
     assert profile["sparsity"].attrs["unit"] == "1"
@@ -501,13 +457,15 @@ def test_sets_of_analyses_are_written_out():
     assert choose_analyses(["variance", "variance"]) == ["variance"]
 
 
-def test_all_analyses_are_listed_with_their_options():
-    done = run("analyses")
-    assert done.returncode == 0, done.stderr
+def test_all_analyses_are_listed_with_their_options(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", sys.argv)
+    with pytest.raises(SystemExit, match="0"):
+        vitstudy(["analyses"])
+    said = capsys.readouterr().out
     for name in ANALYSES:
-        assert any(line.startswith(name) for line in done.stdout.splitlines()), name
-    assert "strength=0.05" in done.stdout
-    passes = {line.split()[0]: " own " in line[:60] for line in done.stdout.splitlines() if line.split()[:1]}
+        assert any(line.startswith(name) for line in said.splitlines()), name
+    assert "strength=0.05" in said
+    passes = {line.split()[0]: " own " in line[:60] for line in said.splitlines() if line.split()[:1]}
     assert {name for name in ANALYSES if passes[name]} == {n for n in ANALYSES if make_analysis(n).own_passes}
     for name in ANALYSES:
         assert factory_of(name).__doc__, f"{name} says in its docstring what it measures"

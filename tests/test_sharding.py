@@ -1,30 +1,22 @@
 """Several processes that share a measurement, in a library, beside other work, and where one fails."""
 
-import json
 import os
 import signal
-import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-
-from hf_vitstudy import load_profile
-
-
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "CUDA_VISIBLE_DEVICES": ""}
-
-# Forks two processes for every case. Each calls the case's function with its rank; all they say goes to one file.
-RUNNER = '''
-import json, os, signal, socket, sys, time
-import datasets, torch, transformers.models.vit.modeling_vit
+import torch
 import torch.distributed as dist
-from hf_vitstudy import cli, measure, measuring
+import xarray as xr
+from forks import Job
+
+from hf_vitstudy import cli, load_profile, measure, measuring
 from hf_vitstudy.analyses import Analysis, NotApplicableError
 from hf_vitstudy.analyses.contract import joined
-import numpy as np, xarray as xr
 
-vit, images, folder = sys.argv[1:4]
+
 QUICK = {"n": 40, "workers": 0, "progress": False, "batch_size": 8, "analyses": ["variance", "predictions"]}
 
 
@@ -33,7 +25,7 @@ class Here(Analysis):
 
     name = "here"
 
-    def __init__(self, never=None):
+    def __init__(self, never: int | None = None) -> None:
         self.never = never
 
     def update(self, batch):
@@ -42,120 +34,95 @@ class Here(Analysis):
         return {"here": np.arange(batch.first, batch.first + len(batch))}
 
     def result(self, parts):
-        return {"here": xr.Variable(("image",), joined(parts, "here"), {"unit": "1", "source": "", "long_name": "place"})}
+        about = {"unit": "1", "source": "", "long_name": "place"}
+        return {"here": xr.Variable(("image",), joined(parts, "here"), about)}
 
 
-def variables(rank, port, launcher=True):
-    found = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    if launcher:
-        found |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
-    os.environ |= found
+# Every case is called in two processes, of which each knows its rank by the environment of a launcher.
 
 
-def group(rank, port):
-    """As a program with processes of its own begins one: no launcher has set the environment."""
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+def rank_of_this() -> int:
+    return int(os.environ["RANK"])
 
 
-def library(rank, port, out):
-    group(rank, port)
+def group(launched: bool = True) -> int:
+    """Begin a group, as a program with processes of its own does; returns the rank."""
+    rank = rank_of_this()
+    if not launched:  # by any launcher that sets an environment
+        for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"):
+            os.environ.pop(name)
+    address = f"tcp://127.0.0.1:{os.environ['MASTER_PORT']}"
+    dist.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    return rank
+
+
+def vitstudy(vit: Path, images: Path, out: Path, *more: str) -> None:
+    options = ["--images", str(images), "-n", "40", "--batch-size", "8", "--workers", "0", "--analyses", "variance"]
+    sys.argv = ["vitstudy", "measure", str(vit), *options, "--out", str(out / "profile"), *more]
+    cli.main()
+
+
+def library(vit: Path, images: Path, out: Path) -> None:
+    rank = group(launched=False)
     steps, step = [], measuring.Run.step
     measuring.Run.step = lambda self, *a, **o: (steps.append(1), step(self, *a, **o))[1]
     for name in ("first", "second"):
-        found = measure(vit, images, out=f"{out}/{name}", **QUICK)
+        found = measure(vit, images, out=out / name, **QUICK)
     assert len(steps) == 2 * (3, 2)[rank], f"5 batches are shared, {len(steps)} measured twice by process {rank}"
     assert found.n_images == 40, "every process has the whole profile"
     assert dist.is_initialized(), "the group is not ours to end"
     dist.barrier()
 
 
-def beside_other_work(rank, port, out):
-    variables(rank, port)
-    group(rank, port)
-    if rank == 0:
-        measure(vit, images, out=f"{out}/profile", alone=True, **QUICK)
+def beside_other_work(vit: Path, images: Path, out: Path) -> None:
+    if group() == 0:
+        measure(vit, images, out=out / "profile", alone=True, **QUICK)
     total = torch.ones(1)
     dist.all_reduce(total)
     assert total == 2
 
 
-def dropped(rank, port, out):
-    variables(rank, port)
+def dropped(vit: Path, images: Path, out: Path) -> None:
     for name, never in (("nowhere", None), ("third", 16), ("fourth", 24)):
-        measure(vit, images, out=f"{out}/{name}", **QUICK | {"analyses": ["variance", Here(never)]})
+        measure(vit, images, out=out / name, **QUICK | {"analyses": ["variance", Here(never)]})
 
 
-def exact(rank, port, out):
-    variables(rank, port)
+def exact(vit: Path, images: Path, out: Path) -> None:
     sys.argv = ["vitstudy", "measure", "./nowhere", "--images", "./nowhere", "--analyses", "cka:exact=true"]
     cli.main()
 
 
-def odd(rank, port, out):
+def odd(vit: Path, images: Path, out: Path) -> None:
     """An error that is none of ours, in the second process only."""
-    variables(rank, port)
+
     def step(self, *arguments, **options):
         raise MemoryError("no memory left")
-    if rank == 1:
+
+    if rank_of_this() == 1:
         measuring.Run.step = step
-    sys.argv = ["vitstudy", "measure", vit, "--images", images, "-n", "40", "--batch-size", "8", "--workers", "0"]
-    sys.argv += ["--out", f"{out}/profile", "--analyses", "variance"]
-    cli.main()
+    vitstudy(vit, images, out)
 
 
-def gone(rank, port, out):
+def gone(vit: Path, images: Path, out: Path) -> None:
     """The second process is killed in its first batch."""
-    variables(rank, port)
-    if rank == 1:
+    if rank_of_this() == 1:
         measuring.Run.step = lambda *a, **o: os.kill(os.getpid(), signal.SIGKILL)
-    sys.argv = ["vitstudy", "measure", vit, "--images", images, "-n", "40", "--batch-size", "8", "--workers", "0"]
-    sys.argv += ["--out", f"{out}/profile", "--analyses", "variance"]
-    cli.main()
+    vitstudy(vit, images, out)
 
 
-def free_port():
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return str(found.getsockname()[1])
-
-
-torch.set_num_threads(1)
-codes = {}
-for case in json.loads(sys.argv[4]):
-    children, port, out = [], free_port(), f"{folder}/{case}"
-    os.makedirs(out)
-    for rank in range(2):
-        children.append(os.fork())
-        if not children[-1]:
-            signal.alarm(90)
-            os.dup2(os.open(f"{out}/log", os.O_WRONLY | os.O_CREAT | os.O_APPEND), 2)
-            status = 1
-            try:
-                globals()[case](rank, port, out)
-                status = 0
-            except SystemExit as left:
-                status = left.code or 0
-            except BaseException:
-                import traceback
-                traceback.print_exc()
-            finally:
-                os._exit(status)
-    codes[case] = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
-print(json.dumps(codes))
-'''
-
-CASES = ["library", "beside_other_work", "dropped", "exact", "odd", "gone"]
+CASES = [library, beside_other_work, dropped, exact, odd, gone]
 
 
 @pytest.fixture(scope="module")
-def ended(vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, list[int], str]]:
+def ended(forks, vit_folder, image_folder, tmp_path_factory) -> dict[str, tuple[Path, list[int], str]]:
     """By case: what it wrote, the exit codes of its processes, and what they said."""
-    folder = tmp_path_factory.mktemp("sharding")
-    words = [sys.executable, "-c", RUNNER, str(vit_folder), str(image_folder), str(folder), json.dumps(CASES)]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=400, env=ENVIRONMENT, check=False)
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout.splitlines()[-1])
-    return {case: (folder / case, codes[case], (folder / case / "log").read_text()) for case in CASES}
+    folders = {case.__name__: tmp_path_factory.mktemp(case.__name__) for case in CASES}
+    jobs = [
+        Job(case, (vit_folder, image_folder, folders[case.__name__]), 2, folders[case.__name__] / "log")
+        for case in CASES
+    ]
+    codes = dict(zip(folders, forks.run(*jobs), strict=True))
+    return {case: (folder, codes[case], (folder / "log").read_text()) for case, folder in folders.items()}
 
 
 def test_a_library_s_own_processes_share_a_measurement(ended):
@@ -195,7 +162,7 @@ def test_an_error_of_any_kind_ends_all(ended):
     folder, codes, log = ended["odd"]
     assert codes == [2, 1]
     assert "error: process 1 of 2: no memory left" in log
-    assert log.count("MemoryError") == 1, "the traceback is where it happened"
+    assert log.count("MemoryError: no memory left") == 1, "the traceback is where it happened"
     assert not (folder / "profile").exists()
 
 

@@ -2,11 +2,16 @@
 
 import importlib.util
 import json
+import os
+import shutil
+import signal
 import sys
 from pathlib import Path
 
 import datasets
 import numpy as np
+import pytest
+import torch
 import yaml
 from conftest import smooth_images
 
@@ -115,3 +120,59 @@ def log_lines(folder: Path) -> list[dict]:
     """The log without what depends on the clock."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{key: value for key, value in line.items() if key != "images_per_second"} for line in lines]
+
+
+def forget() -> None:
+    """Accelerate keeps its state for the whole process."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    AcceleratorState._reset_state(True)
+    GradientState._reset_state()
+
+
+@pytest.fixture(autouse=True)
+def one_process():
+    """A fresh state of accelerate, one thread, and the libraries' own verbosity afterwards; for modules that import it."""
+    from transformers.utils import logging
+
+    threads, verbosity = torch.get_num_threads(), logging.get_verbosity()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    logging.set_verbosity(verbosity)
+    torch.use_deterministic_algorithms(False)
+    forget()
+
+
+PLACES = {"learning_rate": finetune, "replace": os, "rmtree": shutil, "save": torch}
+
+
+def train_and_die(recipe: str, name: str, when: int) -> None:
+    """Train in a process of its own, and be killed in step `when`, or in the `when`-th call of another function."""
+    original, calls = getattr(PLACES[name], name), []
+
+    def patched(*args, **options):
+        calls.append(args)
+        if name == "save" and len(calls) == when:
+            args[1].write(b"half a checkpoint")
+            args[1].flush()
+        counted = {"learning_rate": lambda: args[1], "save": lambda: len(calls)}
+        if counted.get(name, lambda: sum("resume" in str(call[0]) for call in calls))() == when:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **options)
+
+    setattr(PLACES[name], name, patched)
+    finetune.main([recipe])
+
+
+def one_process_metrics(folder: Path, recipe: Path) -> dict:
+    """What this process alone says of a checkpoint, to the last bit."""
+    from accelerate import Accelerator
+    from transformers import AutoModelForImageClassification
+
+    config = finetune.read_config(recipe)
+    processor = finetune.make_processor(config)
+    data = finetune.load_data(config, processor)
+    network = AutoModelForImageClassification.from_pretrained(folder)
+    normalise = finetune.Normaliser(processor, torch.device("cpu"))
+    return finetune.evaluate(Accelerator(cpu=True), network, data.test, normalise, config)

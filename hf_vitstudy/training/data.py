@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from ..errors import StudyError
 from ..images import ImageSet, choose_split, decode, encoded, find_columns, open_dataset
+from ..resources import patience
 from .augmentation import Augment
 from .order import MicroBatches, Schedule, seed_of
 from .settings import DataConfig, nearest_name
@@ -377,6 +378,7 @@ def load_batches(
             batch_sampler=batches,
             num_workers=config.workers,
             collate_fn=collate,
+            timeout=patience(config.workers),
             pin_memory=device.type == "cuda",
         )
     )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from ..checkpoints import file_hashes, without_place
+from ..checkpoints import bounded, file_hashes, without_place
 from ..errors import StudyError
 from ..models import FAMILIES, register
 from .order import seed_of
@@ -79,14 +79,11 @@ def _from_checkpoint(
     resized = image_size is not None and known.get("image_size") not in (None, image_size)
     options: Any = {"revision": revision, "trust_remote_code": False, "use_safetensors": True, "dtype": torch.float32}
     options |= {"ignore_mismatched_sizes": True}  # of the classifier and positions; any other is refused below
-    model, info = AutoModelForImageClassification.from_pretrained(
-        name,
-        output_loading_info=True,
-        **options,
-        **settings,
-        **({"image_size": image_size} if resized else {}),
-        **labels,
-    )
+    sized = {"image_size": image_size} if resized else {}
+    with bounded(name, on_meta=True):
+        model, info = AutoModelForImageClassification.from_pretrained(
+            name, output_loading_info=True, **options, **settings, **sized, **labels
+        )
     head, missing = _classifier(model), set(info["missing_keys"])
     fresh_parts = head | {key for key in missing if not _in_body(model, key)}
     mismatched = {key for key, *_ in info["mismatched_keys"]} - head

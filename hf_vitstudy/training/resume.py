@@ -7,32 +7,37 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 
 from ..checkpoints import RECORD, file_hashes, file_sha256
-from ..profile import fsync_folder
+from ..disk import explained, fsync_folder
+from ..errors import StudyError
 
 
+FORMAT = 1  # of a checkpoint's state
 STATE, MANIFEST = "state.pt", "manifest.json"  # of a checkpoint
 LOG, RESUME, PROFILES = "log.jsonl", "resume", "profiles"  # of a run, beside RECORD
 
 
 def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
-    """Write ``folder/step_N``, so that a kill at any instant leaves a complete one: beside, fsync, rename, then rotate."""
+    """Write ``folder/step_N``, so that a kill at any instant leaves a complete one: beside, fsync, rename, then rotate.
+
+    Raises:
+        StudyError: the disk is full; the checkpoints that were there stay.
+    """
     target = folder / f"step_{state['step']:09d}"
     fresh = folder / f".{target.name}.new"
     for leftover in folder.glob(".step_*.new"):
         shutil.rmtree(leftover)
-    fresh.mkdir(parents=True)
-    with open(fresh / STATE, "wb") as file:
-        torch.save(state, file)
-        _to_disk(file)
-    with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
-        json.dump({"file": STATE, "size": (fresh / STATE).stat().st_size, "sha256": file_sha256(fresh / STATE)}, file)
-        _to_disk(file)
-    fsync_folder(fresh)
+    try:
+        with explained(target):
+            _write_files(fresh, state)
+    except StudyError:
+        shutil.rmtree(fresh, ignore_errors=True)
+        raise
     shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
     os.replace(fresh, target)
     fsync_folder(folder)
@@ -42,12 +47,38 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
         shutil.rmtree(old)
 
 
+def _write_files(fresh: Path, state: dict[str, Any]) -> None:
+    fresh.mkdir(parents=True)
+    with open(fresh / STATE, "wb") as file:
+        try:
+            torch.save(state, file)
+        except RuntimeError as error:  # torch says of its archive that it cannot be finished, and not why
+            raise _cause(error) or error from None
+        _to_disk(file)
+    about = {"format": FORMAT, "file": STATE, "size": (fresh / STATE).stat().st_size}
+    with open(fresh / MANIFEST, "w", encoding="utf-8") as file:
+        json.dump(about | {"sha256": file_sha256(fresh / STATE)}, file)
+        _to_disk(file)
+    fsync_folder(fresh)
+
+
+def _cause(error: BaseException) -> OSError | None:
+    """The error of the disk that another error came from."""
+    seen: BaseException | None = error
+    while seen is not None and not isinstance(seen, OSError):
+        seen = seen.__cause__ or seen.__context__
+    return seen
+
+
 def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any] | None:
     """State of the newest complete checkpoint, None where there is none; damaged ones are skipped with a warning."""
     for path in sorted(folder.glob("step_*"), reverse=True):
         damage = _find_damage(path)
         if damage is None:
-            return torch.load(path / STATE, map_location="cpu", weights_only=True)
+            try:
+                return torch.load(path / STATE, map_location="cpu", weights_only=True)
+            except (RuntimeError, UnpicklingError, EOFError):  # written by somebody else, with a manifest
+                damage = "holds more than tensors and numbers"
         say(f"warning: {path} {damage}; going back to the checkpoint before it")
     return None
 
@@ -56,9 +87,13 @@ def _find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where its files are those that were written."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        if manifest.get("format") != FORMAT:
+            return (
+                f"is of another version of this package (format {manifest.get('format')!r}, this one reads {FORMAT})"
+            )
         if file_sha256(path / STATE) != manifest["sha256"]:
             return f"is damaged ({STATE} is not the file that was written)"
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return f"is incomplete ({type(error).__name__})"
     return None
 

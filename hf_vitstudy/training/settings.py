@@ -8,6 +8,7 @@ import json
 import math
 import os
 import re
+import reprlib
 import types
 import typing
 from collections.abc import Iterable
@@ -227,6 +228,16 @@ def config_sha256(config: Config) -> str:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
+class _Plain(yaml.SafeLoader):
+    """No tags that make objects, and no aliases, by which a short file can stand for more than the memory holds."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            event = self.peek_event()
+            raise yaml.composer.ComposerError(None, None, "aliases are not read; write it out", event.start_mark)
+        return super().compose_node(parent, index)
+
+
 def read_config(
     path: str | os.PathLike, overrides: list[str] | tuple[str, ...] = (), folder: Path | None = None
 ) -> Config:
@@ -242,11 +253,11 @@ def read_config(
     """
     path = _find(Path(path), folder)
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        raw = yaml.load(path.read_text(encoding="utf-8"), _Plain)
     except OSError as error:
         raise StudyError(f"no recipe at {path} ({error.strerror}); see recipes/configs") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise StudyError(f"{path} is not plain YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # of dates such as 2024-99-99, and of bytes
+        raise StudyError(f"{path} is not plain YAML: {' '.join(str(error).split())[:500]}") from error
     if not isinstance(raw, dict):
         raise StudyError(f"{path} must hold keys and values, got {type(raw).__name__}")
     for override in overrides:
@@ -277,9 +288,13 @@ def _override(raw: dict[str, Any], text: str) -> None:
         if not isinstance(raw, dict):
             raise StudyError(f"{parent} in {key!r} is not a group of settings")
     try:
-        raw[last] = yaml.safe_load(value)
-    except yaml.YAMLError as error:
+        raw[last] = yaml.load(value, _Plain)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise StudyError(f"the value of {text!r} is not YAML; put it in quotes") from error
+
+
+_SHOWN = reprlib.Repr()  # of what somebody wrote, however long it is
+_SHOWN.maxstring = _SHOWN.maxother = 80
 
 
 def _typed(value: Any, hint: Any, where: str) -> Any:
@@ -292,7 +307,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
         return _typed(value, typing.get_args(hint)[0], where)
     if typing.get_origin(hint) is Literal:
         if value not in typing.get_args(hint):
-            raise StudyError(f"{where} must be one of {', '.join(typing.get_args(hint))}, got {value!r}")
+            raise StudyError(f"{where} must be one of {', '.join(typing.get_args(hint))}, got {_SHOWN.repr(value)}")
         return value
     if typing.get_origin(hint) is list and isinstance(value, list):
         return [_typed(item, typing.get_args(hint)[0], f"{where}[{place}]") for place, item in enumerate(value)]
@@ -302,7 +317,7 @@ def _typed(value: Any, hint: Any, where: str) -> Any:
             raise StudyError(f"{where} must be a finite number, got {value}")
         return float(value)
     if not isinstance(value, plain) or (isinstance(value, bool) and plain is not bool):
-        raise StudyError(f"{where} must be {plain.__name__}, got {value!r} ({type(value).__name__})")
+        raise StudyError(f"{where} must be {plain.__name__}, got {_SHOWN.repr(value)} ({type(value).__name__})")
     return value
 
 
@@ -315,7 +330,7 @@ def _is_number(value: Any) -> bool:
 
 def _group(value: Any, hint: Any, where: str) -> Any:
     if not isinstance(value, dict):
-        raise StudyError(f"{where} must be a group of settings, got {value!r}")
+        raise StudyError(f"{where} must be a group of settings, got {_SHOWN.repr(value)}")
     fields = {item.name: item for item in dataclasses.fields(hint)}
     prefix = f"{where}." if where else ""
     for key in value:
