@@ -1,7 +1,11 @@
-"""One HTML file that answers how checkpoints differ inside: verdicts first, then figures, methods and provenance last.
+"""One HTML file that answers how checkpoints differ inside: the interactive comparison, and all of it as a still page.
+
+The still page stands in the file, verdicts first, then figures, methods and provenance last, and shows where no script runs.
+Where one does, `viewer`'s renderer takes its place with the data of every pair of the checkpoints. It keeps figures and
+provenance as parts of its own, and folds away figures of what it shows itself.
 
 The file asks for nothing from outside, follows the reader's light or dark mode and fits a phone. In a notebook the object
-returned by `make_report` shows itself.
+returned by `make_report` shows itself, in a frame of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +22,7 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 
-from . import figures
+from . import figures, viewer
 from .claims import DOMINANT, Control, Judgement, Verdict, dominated
 from .comparison import Comparison
 from .errors import StudyError
@@ -27,6 +31,7 @@ from .figures.similarity import cell_text
 from .profile import Profile
 from .robustness import mean_corruption_accuracy
 from .stats import Resampling
+from .study import Settings, study_of
 
 
 VERDICT_ICONS = {
@@ -37,6 +42,7 @@ VERDICT_ICONS = {
     Verdict.NOT_APPLICABLE: "○",
 }
 MARK_SIGNS = {"o": "●", "s": "■", "^": "▲", "D": "◆", "v": "▼", "P": "✚"}
+DOUBLED = ("variance", "heads", "heads-windows")
 KIND_SIGNS = {"attention": "▽", "mlp": "▲", "conv": "■", "block": "●", "stem": "×", "embedding": "×"}
 
 
@@ -46,20 +52,23 @@ class Report:
 
     Attributes:
         title: its heading.
-        fragment: HTML and CSS that can stand inside another page.
+        html: the whole page.
+        still: the part of it that needs no script, without its style.
         judgements: what it says about the claims.
         findings: what it says in plain words.
     """
 
     title: str
-    fragment: str
+    html: str
+    still: str
     judgements: list[Judgement]
     findings: list[str]
 
     @property
-    def html(self) -> str:
-        """The whole page."""
-        return _template("page.html").render(title=self.title, fragment=self.fragment)
+    def fragment(self) -> str:
+        """What can stand inside another page, any number of times: the whole page in a frame, so that no name, style or script
+        of either reaches the other. The frame has no origin. The words beside it are for places that show no frames."""
+        return _template("frame.html").render(title=self.title, findings=self.findings, page=_in_attribute(self.html))
 
     def save(self, path: str | os.PathLike) -> Path:
         """Write the page, replacing an older one only when the new one is complete."""
@@ -93,29 +102,51 @@ def make_report(*profiles: Profile, draws: int = 1000, seed: int = 0) -> Report:
     findings = [str(sentence) for sentence in _findings(study)]
     title = _title(profiles)
     with figures.style():
-        svg = Drawer()
-        charts = [_drawn(svg, chart, study) for chart in figures.all_charts(study)]
-        charts = [chart for chart in charts if chart.panels]
-        fragment = _template("report.html").render(
-            title=title,
-            profiles=profiles,
-            looks=[_look(number) for number in range(len(profiles))],
-            findings=findings,
-            warnings=[text for profile in profiles for text in dominated(profile)],
-            judgements=[_row(judgement) for judgement in judgements],
-            glance=_claims_panel(svg, judgements) if any(j.estimate for j in judgements) else "",
-            sections=_sections(charts),
-            methods=_methods(profiles, draws, seed),
-            provenance=[_provenance(profile) for profile in profiles],
-            absent=_absent(profiles),
-            commands=[_command(profile) for profile in profiles],
-        )
-    return Report(title, fragment, judgements, findings)
+        still = _still(study, title, findings)
+    return Report(title, _page(study, title, findings, still), still, judgements, findings)
 
 
 def write_report(*profiles: Profile, out: str | os.PathLike, draws: int = 1000, seed: int = 0) -> Path:
     """`make_report`, saved as one HTML file; returns its path."""
     return make_report(*profiles, draws=draws, seed=seed).save(out)
+
+
+def _page(study: figures.Study, title: str, findings: Sequence[str], still: str) -> str:
+    """The renderer with the data of all checkpoints and pairs around the still page."""
+    settings = Settings(draws=study.draws, seed=study.seed)
+    source = viewer.Source.in_memory(study_of(study.profiles, study.judged, title, settings), study.profiles)
+    data = viewer.study_data(source) | {"words": list(findings[1:]), "warnings": _warnings(study)}
+    return viewer.page(data, dict(viewer.parts_of(source, data)), still=still, css=_template("report.css").render())
+
+
+def _in_attribute(text: str) -> str:
+    """HTML as the value of an attribute in single quotes, of which a page with JSON has few."""
+    return text.replace("&", "&amp;").replace("'", "&#39;")
+
+
+def _still(study: figures.Study, title: str, findings: Sequence[str]) -> str:
+    """The page without a script."""
+    profiles, judgements = study.profiles, study.judgements
+    svg = Drawer()
+    charts = [_drawn(svg, chart, study) for chart in figures.all_charts(study)]
+    return _template("report.html").render(
+        title=title,
+        profiles=profiles,
+        looks=[_look(number) for number in range(len(profiles))],
+        findings=findings,
+        warnings=_warnings(study),
+        judgements=[_row(judgement) for judgement in judgements],
+        glance=_claims_panel(svg, judgements) if any(j.estimate for j in judgements) else "",
+        sections=_sections([chart for chart in charts if chart.panels]),
+        methods=_methods(profiles, study.draws, study.seed),
+        provenance=[_provenance(profile) for profile in profiles],
+        absent=_absent(profiles),
+        commands=[_command(profile) for profile in profiles],
+    )
+
+
+def _warnings(study: figures.Study) -> list[str]:
+    return [text for profile in study.profiles for text in dominated(profile)]
 
 
 def _template(name: str):
@@ -292,6 +323,11 @@ class Drawn:
     panels: list[str]
     table: dict[str, Any] | None
     marks: str
+
+    @property
+    def doubled(self) -> bool:
+        """Whether the interactive part shows as much."""
+        return self.chart.name.startswith("cka") or self.chart.name in DOUBLED
 
 
 def _drawn(svg: Drawer, chart: figures.Chart, study: figures.Study) -> Drawn:

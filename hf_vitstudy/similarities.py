@@ -61,9 +61,17 @@ def from_grams(a: Profile, b: Profile, measure: str, view: str, *, k: int = 5, l
         )
     if not 1 <= k < sizes.max():
         raise StudyError(f"k must be 1 to {sizes.max() - 1}, one less than a batch has images, got k={k}")
+    first = vectors(a, measure, view, k)
+    second = first if b is a else vectors(b, measure, view, k)
+    return from_vectors(first, second, measure, sizes, k=k, level=level)
+
+
+def from_vectors(
+    first: np.ndarray, second: np.ndarray, measure: str, sizes: np.ndarray, *, k: int = 5, level: float = 0.95
+) -> Found:
+    """The same of two sides' `vectors`, for many pairs of the same profiles; `sizes` are the images of every batch."""
     used = sizes > k if measure in ("knn", "cknna") else sizes > 0
-    first = _vectors(a, measure, view, k)[:, used]
-    second = first if b is a else _vectors(b, measure, view, k)[:, used]
+    first, second = first[:, used], second[:, used]
     products, sizes = Products.of(first, second), sizes[used]
     low, high = products.interval(level)
     found = {measure: products.similarity(), "low": low, "high": high}
@@ -79,11 +87,11 @@ def _chance(first: np.ndarray, second: np.ndarray, sizes: np.ndarray, products: 
     For ``knn`` this is k / (n-1). Ranks and U-centred matrices sum to zero, so the other measures have chance 0.
     """
     n = sizes.astype(np.float64)
-    sums = [vectors.sum(-1, dtype=np.float64) / np.sqrt(n * (n - 1)) for vectors in (first, second)]
+    sums = [side.sum(-1, dtype=np.float64) / np.sqrt(n * (n - 1)) for side in (first, second)]
     return cosine(sums[0] @ sums[1].T, products.first.sum(0), products.second.sum(0))
 
 
-def _vectors(profile: Profile, measure: str, view: str, k: int) -> np.ndarray:
+def vectors(profile: Profile, measure: str, view: str, k: int) -> np.ndarray:
     """One vector per block and batch, (block, batch, ...) float32; zero where the block is the same for every image."""
     grams = profile.centred_gram(view)
     products = _unit(profile.gram(view)) if measure == "cknna" else grams
@@ -95,11 +103,11 @@ def _vectors(profile: Profile, measure: str, view: str, k: int) -> np.ndarray:
     }[measure]
     sizes = profile.batch_sizes(view)
     parts = {n: function(grams[:, sizes == n, :n, :n], products[:, sizes == n, :n, :n]) for n in np.unique(sizes)}
-    vectors = np.zeros((*grams.shape[:2], max(part.shape[-1] for part in parts.values())), np.float32)
+    found = np.zeros((*grams.shape[:2], max(part.shape[-1] for part in parts.values())), np.float32)
     for n, part in parts.items():
-        vectors[:, sizes == n, : part.shape[-1]] = part
-    vectors[~grams.any((2, 3))] = 0
-    return vectors
+        found[:, sizes == n, : part.shape[-1]] = part
+    found[~grams.any((2, 3))] = 0
+    return found
 
 
 def _pairs(matrices: np.ndarray) -> np.ndarray:

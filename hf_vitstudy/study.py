@@ -25,7 +25,7 @@ from typing import Any
 from tqdm import tqdm
 
 from . import __version__, hub
-from .agreement import Agreement, Case, agree, corrected_together
+from .agreement import Agreement, Case, agree, corrected_together, counted
 from .claims import CLAIMS, UNTESTED, Claim, Judgement, corrected, facts
 from .claims.contract import finite
 from .claims.explaining import measure_command
@@ -34,7 +34,7 @@ from .claims.judging import Bench, judge_choice
 from .errors import StudyError, nearest_name
 from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge
 from .profile import DESCRIPTION as ABOUT
-from .sketches import Hit, Shelf, average_linkage, distances, nearest_blocks
+from .sketches import Hit, Shelf, average_linkage, distances, in_brief, nearest_blocks
 from .stats import wilson
 
 
@@ -126,22 +126,60 @@ def make_study(where: str | Path, out: Path, settings: Settings | None = None) -
     shelf = Shelf(out / SHELF, settings.view)
     members = _members(folder, told, shelf)
     judged, left_out = _judge_all(members, settings)
-    result = {
-        "format": FORMAT,
-        "version": __version__,
-        "title": title or Path(where).resolve().name,  # not that of the Hub's cache, which is a commit
-        "settings": {name: value for name, value in vars(settings).items() if name != "claims"},
-        "checkpoints": [_checkpoint(member) for member in members],
-        "left_out": left_out,
-        "judgements": [_compact(choice, judgement) for choice, judgement in judged],
-        "claims": _claims(members, judged, settings.claims),
-        "untested": UNTESTED,
-        "groups": [_grouped(members, numbers, shelf) for numbers in _groups(members)],
-    }
+    groups = [_grouped(members, numbers, shelf) for numbers in _groups(members)]
+    heading = title or Path(where).resolve().name  # not that of the Hub's cache, which is a commit
+    result = _result(heading, members, judged, settings) | {"left_out": left_out, "groups": groups}
     out.mkdir(parents=True, exist_ok=True)
     text = json.dumps(result, indent=1, ensure_ascii=False, allow_nan=False)
     (out / RESULTS).write_text(text + "\n", encoding="utf-8")
     return json.loads(text)
+
+
+def study_of(
+    profiles: Sequence[Profile],
+    judged: Sequence[tuple[Choice, Judgement]],
+    title: str,
+    settings: Settings | None = None,
+) -> dict[str, Any]:
+    """What `make_study` returns, of profiles in memory and what was judged of them, without groups; ``over``: ``images``.
+
+    A claim that was judged on one choice has that judgement, with its interval over images, where a study has its mean over
+    checkpoints: few profiles speak about themselves.
+
+    Args:
+        profiles: their order numbers the checkpoints.
+        judged: as `claims.judge_choices` returns them.
+    """
+    briefs = [_about(in_brief(profile, view="")) for profile in profiles]  # no view of that name: nothing to group by
+    keys = _keys([profile.name for profile in profiles])
+    members = [Member(key, (), "", brief, {}) for key, brief in zip(keys, briefs, strict=True)]
+    settings = settings or Settings()
+    result = finite(_result(title, members, [each for each in judged if each[0]], settings))
+    for claim in result["claims"]:
+        own = [each for each in result["judgements"] if each["claim"] == claim["id"] and _known(each)]
+        if "agreement" in claim and len(own) == 1:
+            claim["agreement"] |= _alone(own[0])
+    return result | {"over": "images"}
+
+
+def _keys(names: Sequence[str]) -> list[str]:
+    """Where `vitstudy measure` writes profiles of these names; several of one name are numbered."""
+    return [
+        f"profiles/{name}" + (f"-{names[:i].count(name)}" if name in names[:i] else "") for i, name in enumerate(names)
+    ]
+
+
+def _known(judgement: dict[str, Any]) -> bool:
+    return judgement["estimate"] is not None and judgement["estimate"]["value"] is not None
+
+
+def _alone(judgement: dict[str, Any]) -> dict[str, Any]:
+    """What stands for the agreement of one judgement."""
+    estimate = judgement["estimate"]
+    noun, of, what = estimate["unit_resampled"].partition(" of ")
+    over = counted(estimate["n"], noun) + of + what
+    kept = {name: judgement[name] for name in ("verdict", "alone", "estimate", "p", "p_holm", "note", "controls")}
+    return kept | {"over": over}
 
 
 def load_study(path: Path) -> dict[str, Any]:
@@ -206,6 +244,24 @@ def one_profile(where: str | Path) -> Path:
         names = [f"{repo}/{path.relative_to(inside).as_posix()}{at}{revision}" for path in found]
         raise StudyError(f"{where} holds {len(found)} profiles; name one of them: {', '.join(names)}")
     return found[0]
+
+
+def _result(
+    title: str, members: Sequence[Member], judged: Sequence[tuple[Choice, Judgement]], settings: Settings
+) -> dict[str, Any]:
+    """What a study holds but for its groups and who was left out, which are empty."""
+    return {
+        "format": FORMAT,
+        "version": __version__,
+        "title": title,
+        "settings": {name: value for name, value in vars(settings).items() if name != "claims"},
+        "checkpoints": [_checkpoint(member) for member in members],
+        "left_out": [],
+        "judgements": [_compact(choice, judgement) for choice, judgement in judged],
+        "claims": _claims(members, judged, settings.claims),
+        "untested": UNTESTED,
+        "groups": [],
+    }
 
 
 # --------------------------------------------------------------------------------------------------------- reading

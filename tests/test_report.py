@@ -1,5 +1,8 @@
 """The report: right numbers, nothing from outside, nothing a checkpoint's name could smuggle in."""
 
+import base64
+import hashlib
+import json
 import re
 from html.parser import HTMLParser
 
@@ -51,6 +54,14 @@ class Page(HTMLParser):
         return " ".join(" ".join(self.words).split())
 
 
+SCRIPTS = [{"type": "application/json", "id": "vitstudy-data"}, {}]
+
+
+def held(report: Report) -> dict:
+    """The data that the interactive part draws."""
+    return json.loads(re.search(r'id="vitstudy-data">(.*?)</script>', report.html, re.DOTALL)[1])
+
+
 @pytest.fixture(scope="module")
 def profiles() -> tuple[Profile, Profile]:
     return synthetic_profile("vit", n=64), synthetic_profile("resnet", n=64)
@@ -72,9 +83,21 @@ def test_nothing_is_fetched_from_outside(report, page):
     assert sorted(page.addresses) == sorted(inside + links)
     assert links
     assert all(link.startswith("https://arxiv.org/abs/") for link in links)
-    assert not page.all("script")
+    assert page.all("script") == SCRIPTS
     assert not page.all("iframe")
-    assert not re.search(r"@import|url\((?!#)", report.html)
+    code = re.sub(r'id="vitstudy-data">.*?</script>', "", report.html, flags=re.DOTALL)
+    assert not re.search(r"@import|url\((?!#)|\bimport\(|XMLHttpRequest|WebSocket|sendBeacon", code)
+
+
+def test_the_policy_lets_only_the_page_s_own_script_run_and_nothing_be_fetched(report, page):
+    (policy,) = [
+        attrs["content"] for attrs in page.all("meta") if attrs.get("http-equiv") == "Content-Security-Policy"
+    ]
+    (script,) = re.findall(r"<script>(.*?)</script>", report.html, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    assert f"script-src 'sha256-{digest}'" in policy
+    assert "default-src 'none'" in policy
+    assert "connect-src 'none'" in policy
 
 
 def test_the_page_is_whole_and_names_are_unique(page):
@@ -130,7 +153,7 @@ def test_every_judgement_is_a_row_with_effect_interval_margin_and_n(report, page
 
 def test_every_cell_of_every_map_tells_its_value(report, profiles):
     maps = compare(*profiles, draws=200).cka("ab")
-    chart = report.fragment[report.fragment.index("<h3>Similarity of") :].split("<h3>")[1]
+    chart = report.still[report.still.index("<h3>Similarity of") :].split("<h3>")[1]
     titles = re.findall(r"<title>(.*?)</title>", chart)
     assert len(titles) == 17 * 17 + 17 * 9 + 9 * 9
     i, j = 4, 6
@@ -144,7 +167,7 @@ def test_cells_hold_the_colour_of_their_value(report, profiles):
     import matplotlib as mpl
 
     values = compare(*profiles, draws=200).cka("ab")["cka"].values
-    first = report.fragment[report.fragment.index("<h3>Similarity of") :]
+    first = report.still[report.still.index("<h3>Similarity of") :]
     colours = re.findall(r'<rect x="[\d.]+" y="[\d.]+" width="[\d.]+" height="[\d.]+" fill="(#\w+)"', first)[
         : values.size
     ]
@@ -174,11 +197,12 @@ def test_every_figure_has_a_description_and_follows_the_page_s_colours(report, p
     drawings = page.all("svg")
     assert len(drawings) >= 9
     assert all(attrs["role"] == "img" and len(attrs["aria-label"]) > 10 for attrs in drawings)
-    assert "var(--ink" in report.fragment
-    assert "prefers-color-scheme: dark" in report.fragment
-    for name in set(re.findall(r"var\(--([\w]+)", report.fragment)):
+    assert "var(--ink" in report.still
+    style = report.html[report.html.index("/* The parts of a report") :].split("</style>")[0]
+    assert "prefers-color-scheme: dark" in style
+    for name in set(re.findall(r"var\(--([\w]+)", style + report.still)):
         if name != "w":  # the width of each drawing
-            assert report.fragment.count(f"--{name}:") == 2, f"{name} needs a light and a dark value"
+            assert style.count(f"--{name}:") == 2, f"{name} needs a light and a dark value"
 
 
 HOSTILE = '</title><script>alert(1)</script><img src=x onerror=alert(2)> & "quoted" $\\frac$'
@@ -190,7 +214,7 @@ def test_names_from_outside_are_text_and_nothing_else():
     resnet.provenance["images"]["name"] = HOSTILE
     vit.provenance["checkpoint"]["architecture"] = HOSTILE
     page = Page(make_report(vit, resnet, draws=100).html)
-    assert not page.all("script")
+    assert page.all("script") == SCRIPTS
     assert not page.all("img")
     assert "alert(1)" in page.text
     assert "$\\frac$" in page.text
@@ -202,7 +226,8 @@ def test_a_channel_that_outweighs_the_rest_is_warned_of(profiles):
     share[:, 12:] = 0.93
     data = vit.data.assign(top_channel_share=(("image", "block"), share))
     found = make_report(Profile(data, vit.provenance), resnet, draws=100)
-    assert found.html.count("Read with care.") == 1
+    assert found.still.count("Read with care.") == 1
+    assert len(held(found)["study"]["warnings"]) == 1
     assert (
         "holds up to 93 % of the squared activations (5 of 17 places, the first block05.mlp)" in Page(found.html).text
     )
@@ -214,9 +239,12 @@ def test_one_profile_or_three_make_a_report_too(profiles):
     alone = make_report(profiles[1], draws=100)
     assert alone.title == "Inside synthetic-resnet"
     assert "more that these profiles cannot judge" in alone.html
-    assert "Attention heads" not in alone.html
+    assert "Attention heads" not in alone.still
+    assert set(held(alone)["files"]) == {"checkpoint-0.json", "network-0.json", "fields-0.json", "measures-0-0.json"}
     three = make_report(*profiles, synthetic_profile("vit", n=64, seed=3, name="third"), draws=100)
-    assert three.html.count("Similarity of representations:") == 3
+    assert three.still.count("Similarity of representations:") == 3
+    pairs = {name for name in held(three)["files"] if name.startswith("pair-")}
+    assert pairs == {"pair-0-1.json", "pair-0-2.json", "pair-1-2.json"}
     assert "3 checkpoints" in three.title
     Page(three.html)
 
@@ -225,8 +253,8 @@ def test_a_profile_with_one_measurement_only_makes_a_report(profiles):
     vit = profiles[0]
     drop = [name for name in vit.data.data_vars if not str(name).startswith(("gram", "scale", "size"))]
     found = make_report(Profile(vit.data.drop_vars(drop), vit.provenance), draws=100)
-    assert "Similarity of representations" in found.html
-    assert "Variance of feature maps" not in found.html
+    assert "Similarity of representations" in found.still
+    assert "Variance of feature maps" not in found.still
 
 
 def test_a_report_is_replaced_only_when_complete(profiles, report, tmp_path, monkeypatch):
@@ -248,20 +276,81 @@ def test_bad_calls_are_one_line(report, tmp_path):
         make_report(synthetic_profile("vit", n=64), other)
 
 
-def test_a_notebook_shows_the_report_itself(report):
-    assert report._repr_html_() == report.fragment
-    assert report.fragment.startswith('<div class="vitstudy">')
-    rules = re.search(r"<style>(.*?)</style>", report.fragment, flags=re.DOTALL)[1]
+def test_a_notebook_shows_the_whole_page_in_a_frame_that_nothing_leaves(report):
+    shown = Page(report._repr_html_())
+    (frame,) = shown.all("iframe")
+    assert frame["srcdoc"] == report.html
+    assert frame["title"] == report.title
+    assert set(frame["sandbox"].split()) == {"allow-scripts", "allow-downloads", "allow-popups"}
+    assert shown.ids == []
+    assert not shown.all("style") + shown.all("script")
+    for sentence in report.findings:
+        assert sentence in shown.text, "where no frames are shown the words are"
+    assert len(report._repr_html_()) < 1.03 * len(report.html) + 5000
+
+
+def test_styles_of_the_still_page_reach_nothing_else(report):
+    rules = report.html[report.html.index("/* The parts of a report") :].split("*/", 1)[1].split("</style>")[0]
     selectors = re.findall(r"(?:^|\})\s*([^{}@]+?)\s*\{", rules)
     assert len(selectors) > 20
-    assert all(selector.startswith(".vitstudy") for selector in selectors), "a style must not leak into the notebook"
+    assert all(part.strip().startswith((".vitstudy", ".vs ")) for each in selectors for part in each.split(","))
+
+
+# ------------------------------------------------------------------------------------------------- the interactive part
+
+
+def test_the_interactive_part_says_what_was_judged_with_intervals_over_images(report):
+    study = held(report)["study"]
+    judged = {judgement.claim.id: judgement for judgement in report.judgements if judgement.estimate}
+    claims = {claim["id"]: claim for claim in study["claims"] if "agreement" in claim}
+    assert set(claims) == set(judged)
+    for name, claim in claims.items():
+        estimate = judged[name].estimate
+        expected = [float(f"{number:.3g}") for number in (estimate.value, estimate.low, estimate.high)]
+        assert claim["agreement"]["estimate"] == expected
+        assert claim["agreement"]["verdict"] == judged[name].verdict
+        assert claim["agreement"]["over"].startswith(f"{estimate.n:,} ")
+    reasons = {claim["id"]: claim["reason"] for claim in study["claims"] if "reason" in claim}
+    assert set(reasons) == {judgement.claim.id for judgement in report.judgements} - set(judged)
+    assert study["over"] == "images"
+    assert not any("over checkpoints" in heading for _, heading in study["sections"])
+    assert study["words"] == report.findings[1:]
+
+
+def test_claims_on_several_choices_are_about_checkpoints_again(profiles):
+    three = make_report(*profiles, synthetic_profile("vit", n=64, seed=3, name="third"), draws=100)
+    claims = {claim["id"]: claim for claim in held(three)["study"]["claims"]}
+    assert claims["R-1"]["agreement"]["over"] == "2 checkpoints × 1 checkpoint (2 pairs)"
+    assert claims["P-F2-conv"]["agreement"]["over"] == "64 images"
+
+
+def test_the_interactive_part_holds_the_maps_of_every_pair(report, profiles):
+    files = held(report)["files"]
+    cells = compare(*profiles).cka("ab")["cka"].values
+    assert np.array(files["pair-0-1.json"]["map"]["cka"]) / 1000 == pytest.approx(cells.ravel(), abs=5.1e-4)
+    assert [files[f"checkpoint-{n}.json"]["checkpoint"] for n in (0, 1)] == [0, 1]
+
+
+def test_profiles_of_one_name_are_told_apart():
+    twins = [synthetic_profile("vit", n=64, seed=seed, name="twin") for seed in (0, 1)]
+    study = held(make_report(*twins, draws=100))["study"]
+    assert [each["id"] for each in study["checkpoints"]] == ["profiles/twin", "profiles/twin-1"]
+
+
+def test_what_the_interactive_part_shows_as_well_can_be_folded_away(report, full):
+    for found, expected in ((report, 3), (full, 3)):
+        folded = re.findall(
+            r'<h3>((?:(?!<h3>).)*?)</h3>(?:(?!<h3>).)*?<details class="doubled" open>', found.still, re.DOTALL
+        )
+        assert len(folded) == expected
+        assert found.still.count('data-part="figures"') == found.still.count('data-part="methods"') == 1
 
 
 def test_intervals_of_a_report_use_its_draws():
     """What the methods section says of draws and seed holds for every interval on the page."""
     profile = synthetic_profile("resnet", n=32)
     pages = [make_report(profile, draws=100, seed=seed) for seed in (0, 0, 1)]
-    tables = [page.fragment[page.fragment.index("Variance of feature maps") :].split("<h3>")[0] for page in pages]
+    tables = [page.still[page.still.index("Variance of feature maps") :].split("<h3>")[0] for page in pages]
     assert tables[0] == tables[1] != tables[2]
 
 
@@ -279,16 +368,16 @@ def full(everything) -> Report:
 
 
 def sections(report: Report) -> list[str]:
-    return re.findall(r'<h2 id="[\w-]+">(.*?)</h2>', report.fragment)
+    return re.findall(r'<h2 id="[\w-]+">(.*?)</h2>', report.still)
 
 
 def test_sections_follow_one_order_and_the_page_links_to_each(full):
     found = sections(full)
     measured = [name for name in SECTIONS if name != "Other measurements"]
     assert found == ["What the papers claim, and what these checkpoints say", *measured, "Methods", "Provenance"]
-    links = re.search(r"<nav.*?</nav>", full.fragment, flags=re.DOTALL)[0]
+    links = re.search(r"<nav.*?</nav>", full.still, flags=re.DOTALL)[0]
     addresses = re.findall(r'href="#([\w-]+)"', links)
-    assert addresses == re.findall(r'<h2 id="([\w-]+)"', full.fragment)
+    assert addresses == re.findall(r'<h2 id="([\w-]+)"', full.still)
     assert re.findall(r">([^<>]+)</a>", links) == ["Claims", *measured, "Methods", "Provenance"]
 
 
@@ -297,7 +386,7 @@ def test_only_measured_sections_are_there(report):
 
 
 def test_every_chart_says_how_to_read_it_and_where_it_comes_from(full):
-    charts = re.findall(r"<section>(.*?)</section>", full.fragment, flags=re.DOTALL)
+    charts = re.findall(r"<section>(.*?)</section>", full.still, flags=re.DOTALL)
     assert len(charts) >= 20
     for chart in charts:
         title = re.search(r"<h3>(.*?)</h3>", chart)[1]
@@ -317,7 +406,7 @@ def test_the_page_is_well_formed_and_small(full):
 
 def test_points_tell_their_value_where_they_are_drawn(full, everything):
     """The circle over a marker stands on the marker."""
-    chart = full.fragment[full.fragment.index("<h3>What a linear probe") :].split("</section>")[0]
+    chart = full.still[full.still.index("<h3>What a linear probe") :].split("</section>")[0]
     drawing = re.findall(r"<svg.*?</svg>", chart, flags=re.DOTALL)[1]  # the mean of all patches
     circles = re.findall(r'<circle cx="([\d.]+)" cy="([\d.]+)" r="5"><title>(.*?)</title>', drawing)
     resnet = everything[1]
@@ -355,10 +444,10 @@ def test_what_could_not_be_measured_stands_in_the_provenance_with_its_reason(pro
     vit, resnet = profiles
     absent = {"attention_distance": "no attention in this network", "probes": "a class of one image"}
     found = make_report(vit, Profile(resnet.data, resnet.provenance | {"absent": absent}), draws=100)
-    provenance = found.fragment[found.fragment.index(">Provenance</h2>") :]
+    provenance = found.still[found.still.index(">Provenance</h2>") :]
     for name, why in absent.items():
         assert f"<strong>{name.replace('_', ' ')}</strong> of synthetic-resnet: {why}." in provenance
-    assert "Not measured, and why" not in make_report(vit, draws=100).fragment
+    assert "Not measured, and why" not in make_report(vit, draws=100).still
 
 
 def test_somebody_s_measurement_has_its_chart_table_and_source(profiles):
@@ -367,7 +456,7 @@ def test_somebody_s_measurement_has_its_chart_table_and_source(profiles):
     about = {"unit": "bit", "source": "Doe 2031, eq. 7", "long_name": "surprise of a place"}
     found = make_report(with_variable(resnet, "surprise", ("image", "block"), values, **about), draws=100)
     assert "Other measurements" in sections(found)
-    chart = found.fragment[found.fragment.index("<h3>Surprise of a place</h3>") :].split("</section>")[0]
+    chart = found.still[found.still.index("<h3>Surprise of a place</h3>") :].split("</section>")[0]
     assert "<cite>Doe 2031, eq. 7.</cite>" in chart
     assert "surprise (bit) [95 %]" in chart
     assert f"<td>{values.mean(0)[0]:#.3g} [" in chart
@@ -379,6 +468,6 @@ def test_names_from_outside_are_text_in_every_new_chart():
     hostile = {"unit": HOSTILE, "source": HOSTILE, "long_name": HOSTILE, "setting": HOSTILE[:60]}
     vit = with_variable(vit, "more", ("image", "block"), np.ones((64, 17)), **hostile)
     page = Page(make_report(vit, resnet, draws=100).html)
-    assert not page.all("script")
+    assert page.all("script") == SCRIPTS
     assert not page.all("img")
     assert "alert(1)" in page.text

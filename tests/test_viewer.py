@@ -9,13 +9,16 @@ import shutil
 import sys
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+import scipy.stats
 from viewer_site import CLAIMS, HOSTILE, N, shown, trained, write_profiles, write_study
 
-from hf_vitstudy import cli
+from hf_vitstudy import cli, viewer
+from hf_vitstudy.analyses import ANALYSES as ANALYSIS_NAMES
 from hf_vitstudy.claims import CLAIMS as ALL_CLAIMS
 from hf_vitstudy.comparison import compare
 from hf_vitstudy.errors import StudyError
@@ -24,8 +27,10 @@ from hf_vitstudy.profile import Profile, load_profile
 from hf_vitstudy.study import load_study, make_study
 from hf_vitstudy.viewer import Source, checkpoint_data, export_site, pair_data, study_data
 from hf_vitstudy.viewer.data import VERDICTS, shown_p, thousandths, three
-from hf_vitstudy.viewer.export import page
-from hf_vitstudy.viewer.methods import CURVES, EVIDENCE, METHODS, VIEWS, WHERE
+from hf_vitstudy.viewer.export import SCRIPTS, page
+from hf_vitstudy.viewer.likeness import measures_data
+from hf_vitstudy.viewer.methods import ANALYSES, CURVES, EVIDENCE, MEASURES, METHODS, VIEWS, WHERE
+from hf_vitstudy.viewer.networks import fields_data, network_data
 
 
 LETTERS = {letter: verdict for verdict, letter in VERDICTS.items()}
@@ -121,7 +126,7 @@ def test_evidence_of_a_claim_is_the_view_of_what_it_needs(data):
     assert seen["R-1"] == ["cka", "aa", 0.17, 0.83]
     assert seen["P-F1"] == ["fourier", "ab", 0.5, 0.5]
     assert (seen["R-4-local"][0], seen["R-8-level"][0], seen["P-V1-conv"][0]) == ("heads", "skip", "variance")
-    assert seen["P-H1"] is None
+    assert seen["P-H1"] == ["hessian", "ab", 0.5, 0.5]
 
 
 # ------------------------------------------------------------------------------------------------------- checkpoints
@@ -181,10 +186,10 @@ def test_curves_are_the_numbers_of_the_reports_tables(study, source, folder, key
 def test_a_checkpoint_without_a_measurement_has_no_curve_and_no_heads(source):
     resnet = checkpoint_data(source, 0)
     assert resnet["heads"] is None
-    assert set(resnet["curves"]) == {curve.key for curve in CURVES}
+    assert set(resnet["curves"]) == {curve.key for curve in CURVES} - {"class_skip"}
     plain = source.profile(0)
     lacking = Profile(plain.data.drop_vars(["fourier", "probe_correct"]), plain.provenance)
-    assert [curve.key for curve in CURVES if curve.measured(lacking)] == ["variance", "skip"]
+    assert [curve.key for curve in CURVES if curve.measured(lacking)] == ["variance", "skip", "receptive"]
 
 
 def test_heads_are_means_over_images(study, source):
@@ -255,12 +260,241 @@ def test_undefined_numbers_are_null():
     assert [three(value) for value in (None, np.nan, np.inf)] == [None] * 3
 
 
+# --------------------------------------------------------------------------------------------- views of whole networks
+
+
+def drawn(values: np.ndarray) -> np.ndarray:
+    """Means over images, as they are and for the study's draws, written independently: (value, low, high) by column."""
+    n = len(values)
+    counts = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), size=200)
+    return np.stack([values.mean(0), *np.quantile(counts @ values / n, [0.025, 0.975], axis=0)])
+
+
+def close(found: list, expected: np.ndarray) -> bool:
+    """Equal up to the three digits that are stored."""
+    return np.asarray(found, float) == pytest.approx(np.asarray(expected, float), rel=5.1e-3, abs=1e-9)
+
+
+@pytest.fixture(scope="module", params=["a", "d"])
+def network(request, study, source) -> tuple[Profile, dict]:
+    """A profile and what the page has of it."""
+    return profile(study, request.param), network_data(source, PLACES[request.param])
+
+
+def test_lesions_are_what_is_lost_without_each_part(network):
+    of, found = network
+    right = of["lesion_correct"].values.astype(float)
+    lost = 100 * drawn(of["lesion_intact_correct"].values[:, None] - right)
+    stored = found["lesions"]
+    assert all(close(stored[name], row) for name, row in zip(("value", "low", "high"), lost, strict=True))
+    assert close(stored["whole"][0], 100 * of["lesion_intact_correct"].values.mean())
+    blocks = of.data["block"].values.tolist()
+    assert [blocks[place] for place in stored["place"]] == of.data["lesion"].values.tolist()
+    assert stored["kind"] == of.data["lesion_kind"].values.tolist()
+    assert "skip_removal" not in found  # not in these profiles
+
+
+def test_lesions_of_convolutions_belong_to_their_block(source):
+    of = source.profile(0)
+    names = [*of.data["lesion"].values[:-1], "block03.conv2"]
+    renamed = Profile(of.data.assign_coords(lesion=names), of.provenance)
+    other = SimpleNamespace(profile=lambda number: renamed, result=source.result, resampling=source.resampling)
+    place = network_data(other, 0)["lesions"]["place"][-1]
+    assert of.data["block"].values[place] == "block03"
+
+
+def test_noise_and_corruptions_are_means_with_their_intervals(network):
+    of, found = network
+    lost = 100 * drawn(of["noise_clean_correct"].values[:, None] - of["noise_correct"].values.astype(float))
+    stored = found["noise"]
+    assert all(close(stored[name], row) for name, row in zip(("value", "low", "high"), lost, strict=True))
+    assert stored["x"] == of.data["noise_frequency"].values.tolist()
+    assert close(stored["whole"], 100 * of["noise_clean_correct"].values.mean())
+    kinds = of.data["corruption"].values.tolist()[:3]  # the other four take something away
+    right = of["corruption_correct"].values.astype(float)[:, :3]
+    assert list(found["corruptions"]["kinds"]) == kinds == ["gaussian_noise", "fog", "contrast"]
+    assert close(list(found["corruptions"]["kinds"].values()), 100 * drawn(right.mean(2)).T)
+    assert close(found["corruptions"]["mean"], 100 * drawn(right.mean((1, 2))[:, None])[:, 0])
+    assert close(found["corruptions"]["whole"][0], 100 * of["corruption_clean_correct"].values.mean())
+
+
+def test_curvature_has_student_s_interval_and_a_density_that_sums_to_one(network):
+    of, found = network
+    stored, n = found["hessian"], 6
+    for name, end in (("largest", "top"), ("smallest", "bottom")):
+        values = of[f"hessian_{end}"].values
+        half = scipy.stats.t.ppf(0.975, n - 1) * values[:, 0].std(ddof=1) / np.sqrt(n)
+        assert close(stored[name], values[:, 0].mean() + np.array([0, -half, half]))
+        assert close(stored[end], values)
+    density = stored["density"]
+    assert sum(density["share"]) == pytest.approx(1, abs=0.01)
+    edges = np.sinh(0.25 * (density["first"] - 0.5 + np.arange(len(density["share"]) + 1)))
+    nodes, weights = of["hessian_node"].values.ravel(), of["hessian_weight"].values.ravel()
+    assert close(density["share"], np.histogram(nodes, edges, weights=weights / n)[0])
+
+
+def test_the_surface_is_the_mean_and_its_middle_row_has_an_interval(network):
+    of, found = network
+    stored, loss = found["landscape"], of["landscape_nll"].values.astype(float)
+    assert close(stored["loss"], loss.mean(0).ravel())
+    rise = drawn(loss[:, 2] - loss[:, 2, 2][:, None])
+    assert all(close(stored["rise"][name], row) for name, row in zip(("value", "low", "high"), rise, strict=True))
+    norm = of["landscape_l2"].values[2]
+    assert np.array(stored["norm"]) == pytest.approx(norm - norm[2], rel=5.1e-3)
+    assert stored["x"] == [-1, -0.5, 0, 0.5, 1]
+
+
+def test_localisation_is_within_two_errors_and_between_none_and_all(network):
+    of, found = network
+    stored = found["localisation"]
+    share, error = of["localisation_share"].values, of["localisation_share_error"].values
+    assert close([[region[0] for region in block] for block in stored["share"]], 100 * share)
+    assert close([[region[1] for region in block] for block in stored["share"]], 100 * (share - 1.96 * error))
+    assert close(stored["chance"], 100 * np.array([1 / 16] * 3))
+    blocks = of.data["block"].values
+    assert [blocks[place] for place in stored["place"]] == of.data["localisation_block"].values.tolist()
+
+
+def test_receptive_fields_are_colours_of_matplotlib_s_logarithmic_scale(study, source):
+    of, found = profile(study, "d"), fields_data(source, 3)["receptive"]
+    assert len(found["picture"]) == len(of.data["block"]) > 10
+    for maps, text in zip(of["receptive_map"].values.astype(float), found["picture"], strict=True):
+        scale = mpl.colors.LogNorm(1e-3, 1)
+        expected = np.clip(256 * scale(np.maximum(maps / maps.max(), 1e-3)), 0, 255).astype(int)
+        numbers = np.frombuffer(base64.b64decode(text), np.uint8).reshape(32, 32)
+        assert np.abs(numbers.astype(int) - expected).max() <= 1  # where rounding meets the edge of a colour
+        assert (numbers == expected).mean() > 0.999
+
+
+def test_a_map_of_zeros_has_no_picture(source):
+    of = source.profile(3)
+    data = of.data.copy(deep=True)
+    data["receptive_map"][2] = 0
+    other = SimpleNamespace(profile=lambda number: Profile(data, of.provenance))
+    pictures = fields_data(other, 0)["receptive"]["picture"]
+    assert [k for k, text in enumerate(pictures) if text is None] == [2]
+
+
+def test_tokens_are_a_corner_an_edge_and_an_interior_one(study, source):
+    of, found = profile(study, "d"), fields_data(source, 3)["localisation"]
+    assert found["token"] == {"corner": 0, "edge": 2, "interior": 10}
+    expected = of["localisation_cka"].values[:, [0, 2, 10]].astype(float)
+    assert np.array(found["cka"]) / 1000 == pytest.approx(expected, abs=5.1e-4)
+
+
+def test_a_network_has_only_what_was_measured_and_says_why_not(source):
+    of = source.profile(0)
+    kept = Profile(
+        of.data.drop_vars("noise_correct"), of.provenance | {"absent": {"lesions": "no labels", "odd": "x"}}
+    )
+    other = SimpleNamespace(profile=lambda number: kept, result=source.result, resampling=source.resampling)
+    assert {"noise", "lesions"} & set(network_data(other, 0)) == {"lesions"}
+    assert checkpoint_data(other, 0)["absent"] == {"lesions": "no labels"}
+
+
+def test_the_receptive_radius_is_drawn_over_an_even_gradient(study, source):
+    of, found = profile(study, "a"), checkpoint_data(source, 0)["curves"]["receptive"]
+    radius = drawn(of["receptive_radius"].values[:, :, 0].astype(float))
+    assert all(close(found[name], row) for name, row in zip(("value", "low", "high"), radius, strict=True))
+    assert found["uniform"] == of["uniform_radius"].values[:, 0].tolist()
+    assert found["n"] == 8
+
+
+def test_curves_of_loss_to_noise_cross_where_the_difference_divides_best(study, source):
+    first, second = profile(study, "d"), profile(study, "a")
+    lost = [of["noise_clean_correct"].values.mean() - of["noise_correct"].values.mean(0) for of in (first, second)]
+    x, fine = first.data["noise_frequency"].values, np.linspace(0.1, 0.9, 8001)
+    areas = np.cumsum(np.interp(fine, x, lost[0] - lost[1]))
+    value, low, high = pair_data(source, 0, 3)["crossing"]
+    assert value == pytest.approx(fine[(2 * areas - areas[-1]).argmax()], rel=5.1e-3)
+    assert low <= value <= high
+    assert pair_data(source, 0, 1)["crossing"] is None
+
+
+# --------------------------------------------------------------------------------------------------- other measures
+
+
+def test_other_measures_are_those_of_the_comparison(study, source, data):
+    assert data["measures"][0]["key"] == "cka"
+    found = measures_data(source, 0, 3)["measures"]
+    comparison = compare(profile(study, "a"), profile(study, "d"))
+    assert set(found) == {each["key"] for each in data["measures"]} - {"cka"} >= {"rsa", "knn", "procrustes"}
+    for key in ("rsa", "knn", "procrustes"):
+        cells = comparison.similarity("ab", key)
+        renamed = cells.rename({key: "cka"})
+        assert unpacked(found[key]) == expected_cells(renamed)
+        assert found[key]["n"] == N
+    chance = comparison.similarity("ab", "knn")["chance"].values
+    assert found["knn"]["chance"] == round(float(np.nanmean(chance)), 3) == pytest.approx(5 / 31, abs=1e-3)
+    assert "chance" not in found["rsa"]
+
+
+def test_projections_of_other_sizes_are_not_compared(source):
+    other = source.profile(3).data.copy(deep=True)
+    other["projection"].attrs["dim"] = 4
+    profiles = {0: source.profile(0), 3: Profile(other, source.profile(3).provenance)}
+    found = measures_data(SimpleNamespace(profile=profiles.get, vectors=source.vectors), 0, 3)
+    assert set(found["measures"]) == {"rsa", "knn"}
+
+
+def test_without_a_corruption_or_a_node_there_is_nothing_to_draw(source):
+    data = source.profile(0).data.copy(deep=True)
+    data["hessian_node"][:] = np.nan
+    kept = Profile(data.sel(corruption=["low_pass", "occlusion"]), source.profile(0).provenance)
+    other = SimpleNamespace(profile=lambda number: kept, result=source.result, resampling=source.resampling)
+    found = network_data(other, 0)
+    assert "corruptions" not in found
+    assert found["hessian"]["density"] is None
+
+
+def test_views_that_only_some_have_are_compared_where_both_do(source):
+    measure = next(each for each in MEASURES if each.key == "pixels")
+    assert measure.stored(Profile(source.profile(0).data.assign(gram_input=("x", [0.0])), {})) is True
+    assert measure.stored(Profile(source.profile(0).data.drop_vars("gram_flatten"), {})) is False
+
+
+def test_maps_are_subtracted_only_where_places_are_the_same(data):
+    assert data["layouts"] == [0, 0, 1, 1, 1]
+
+
+def test_the_interval_of_a_difference_is_no_narrower_than_the_paired_one(study):
+    """What the page shows, half-widths added up, against the jackknife of the difference itself."""
+    a, b, c = (profile(study, folder) for folder in ("a", "b", "d"))
+    maps = [compare(x, c).with_rows("without").cka_draws("ab") for x in (a, b)]
+    difference = maps[0] - maps[1]
+    n = len(difference) - 1
+    spread = np.sqrt((n - 1) / n * ((difference[1:] - difference[1:].mean(0)) ** 2).sum(0))
+    half = scipy.stats.t.ppf(0.975, n - 1) * spread
+    added = sum((compare(x, c).cka("ab")["high"] - compare(x, c).cka("ab")["cka"]).values for x in (a, b))
+    defined = np.isfinite(half)
+    assert defined.sum() > 100
+    assert (added[defined] >= half[defined] - 1e-6).all()
+
+
+def test_every_missing_measurement_has_an_analysis_that_makes_it():
+    assert set(ANALYSES) == set(VIEWS)
+    assert set(ANALYSES.values()) <= set(ANALYSIS_NAMES)
+
+
+def test_names_in_the_scripts_are_given_once():
+    """They share one scope, where a second function of a name would silently replace the first."""
+    texts = [path.read_text(encoding="utf-8") for path in sorted((Path(viewer.__file__).parent / "js").glob("*.js"))]
+    given = [
+        name for text in texts for name in re.findall(r"^(?:async )?(?:function|class|const|let) (\w+)", text, re.M)
+    ]
+    assert len(given) > 60
+    assert len(given) == len(set(given))
+    assert len(texts) == len(SCRIPTS)
+
+
 # ---------------------------------------------------------------------------------------------------------- the page
 
 
 def test_every_checkpoint_and_every_pair_of_the_same_images_has_a_file(site, data):
     pairs = {f"pair-{a}-{b}.json" for group in data["comparable"] for a, b in combinations(group, 2)}
-    expected = {"study.json"} | {f"checkpoint-{number}.json" for number in range(5)} | pairs
+    numbered = {f"{kind}-{number}.json" for kind in ("checkpoint", "network", "fields") for number in range(5)}
+    expected = {"study.json"} | numbered | pairs
+    expected |= {name.replace("pair", "measures") for name in pairs} | {f"measures-{n}-{n}.json" for n in range(5)}
     assert {path.name for path in (site / "data").iterdir()} == expected
     assert len(pairs) == 6
     for path in (site / "data").iterdir():
@@ -282,7 +516,8 @@ def test_the_page_holds_the_study_and_its_first_pair(site, data):
         == json.loads(json.dumps(data))
     )
     first = sorted(data["start"])
-    assert set(held["files"]) == {f"checkpoint-{n}.json" for n in first} | {"pair-{}-{}.json".format(*first)}
+    names = {f"{kind}-{n}.json" for n in first for kind in ("checkpoint", "network")}
+    assert set(held["files"]) == names | {"pair-{}-{}.json".format(*first)}
     for name, content in held["files"].items():
         assert content == json.loads((site / "data" / name).read_text(encoding="utf-8"))
 
@@ -322,7 +557,7 @@ def test_text_of_the_study_cannot_leave_its_element(site):
 
 def test_sizes(site, data):
     empty = data | {"claims": [], "checkpoints": [], "judgements": {}}
-    assert len(page(empty, {}).encode()) < 100_000
+    assert len(page(empty, {}).encode()) < 180_000
     assert (site / "index.html").stat().st_size < 400_000
     largest = max(path.stat().st_size for path in (site / "data").glob("pair-*"))
     assert largest < 17 * 17 * 12 + 200
@@ -336,9 +571,10 @@ def test_the_card_is_that_of_a_static_space(site):
     assert (card["sdk"], card["app_file"], card["title"]) == ("static", "index.html", "A <b>study</b> & more")
 
 
-def test_magma_is_that_of_matplotlib(data):
-    colours = bytes.fromhex(data["magma"])
-    expected = mpl.colormaps["magma"](np.arange(256), bytes=True)[:, :3]
+@pytest.mark.parametrize(("name", "of"), [("magma", "magma"), ("viridis", "viridis"), ("diverging", "RdBu_r")])
+def test_colours_are_those_of_matplotlib(data, name, of):
+    colours = bytes.fromhex(data[name])
+    expected = mpl.colormaps[of](np.arange(256), bytes=True)[:, :3]
     assert np.frombuffer(colours, np.uint8).reshape(256, 3).tolist() == expected.tolist()
 
 
@@ -367,7 +603,7 @@ def test_where_the_last_step_fails_the_old_page_returns(site, study, tmp_path, m
     monkeypatch.setattr(
         "hf_vitstudy.viewer.export._write", lambda source, folder: folder.rmdir()
     )  # so that there is nothing to put in its place
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(StudyError, match=r"cannot write .*site"):
         export_site(study, again)
     assert (again / "index.html").read_bytes() == (site / "index.html").read_bytes()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["site"]
@@ -450,10 +686,13 @@ def test_the_command_writes_the_page(study, tmp_path, monkeypatch, capsys):
     assert "python -m http.server" in out
 
 
-def test_the_command_without_a_folder_says_what_there_is(study, monkeypatch, capsys):
-    code, _, err = run(monkeypatch, capsys, study)
-    assert code == 2
-    assert "--static" in err
+def test_the_command_without_a_folder_serves_the_study(study, monkeypatch, capsys):
+    served = []
+    app = type("App", (), {"launch": lambda self, host, port: served.append((host, port))})()
+    monkeypatch.setattr("hf_vitstudy.space.make_app", lambda *given: served.append(given) or app)
+    code, out, _ = run(monkeypatch, capsys, study)
+    assert (code, served) == (0, [(str(study), None, None), ("127.0.0.1", None)])
+    assert "serving; end it with Ctrl+C" in out
 
 
 def test_a_number_changed_in_the_result_changes_the_page(study, data, tmp_path):

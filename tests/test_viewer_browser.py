@@ -5,42 +5,22 @@ Needs Debian's chromium (``apt-get install chromium``) and playwright, which dow
 
 import base64
 import csv
-import functools
-import http.server
 import io
 import json
 import re
-import shutil
-import threading
-import time
 from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
 import pytest
+from browsing import Visit, launched, served, sync_api
 from matplotlib.image import imread
 from viewer_site import HOSTILE, N, write_study
 
 from hf_vitstudy.viewer import export_site
 
 
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("no chromium here; apt-get install chromium to test the page in a browser", allow_module_level=True)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed; pip install playwright")
-expect = sync_api.expect
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--no-first-run",
-]
-
-
-class Silent(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *words) -> None:
-        pass
+expect = sync_api().expect
 
 
 @pytest.fixture(scope="module")
@@ -51,91 +31,14 @@ def site(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def address(site):
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Silent, directory=str(site)))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/index.html"
-    server.shutdown()
-    server.server_close()
+    with served(site) as origin:
+        yield f"{origin}/index.html"
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+    with launched() as started:
         yield started
-        started.close()
-
-
-class Visit:
-    """One page, and what went wrong on it."""
-
-    def __init__(self, browser, address: str, search: str = "", **context) -> None:
-        self.context = browser.new_context(
-            **({"viewport": {"width": 1280, "height": 900}, "reduced_motion": "reduce"} | context)
-        )
-        self.wrong: list[str] = []
-        self.page = self.context.new_page()
-        self.origin = address.rsplit("/", 1)[0]
-        self.page.on(
-            "console", lambda told: self.wrong.append(told.text) if told.type in ("error", "warning") else None
-        )
-        self.page.on("pageerror", lambda error: self.wrong.append(str(error)))
-        self.page.on("request", self._asked)
-        self.page.on("dialog", lambda dialog: self.wrong.append(f"dialog {dialog.message}") or dialog.dismiss())
-        self.page.goto(address + search)
-        self.ready()
-
-    def _asked(self, request) -> None:
-        if not request.url.startswith((self.origin, "data:", "blob:")):
-            self.wrong.append(f"asked for {request.url}")
-
-    def ready(self) -> None:
-        self.page.wait_for_selector(".vs[data-ready=true]", timeout=15_000)
-
-    def until(self, expression: str) -> None:
-        """Wait until it holds; playwright's own way is text run by the page, which its policy forbids."""
-        end = time.monotonic() + 10
-        while not self.page.evaluate(expression):
-            assert time.monotonic() < end, expression
-            self.page.wait_for_timeout(20)
-
-    def readout(self) -> str:
-        return self.page.locator(".readout").inner_text().replace("\n", " ")
-
-    def cell(self, of: str, i: int, j: int) -> tuple[float, float]:
-        """Middle of a cell on the screen."""
-        catch = self.page.locator(f".catch[data-of={of}]")
-        catch.scroll_into_view_if_needed()
-        box = catch.bounding_box()
-        rows, columns = (self.count(side) for side in of)
-        return box["x"] + (j + 0.5) * box["width"] / columns, box["y"] + (rows - i - 0.5) * box["height"] / rows
-
-    def count(self, side: str) -> int:
-        return self.page.evaluate(f"vitstudy.explore.pair.{side}.places.name.length")
-
-    def point(self, of: str, i: int, j: int) -> None:
-        self.page.mouse.move(*self.cell(of, i, j))
-
-    def state(self) -> dict:
-        return self.page.evaluate("(({a, b, view, sel, pinned}) => ({a, b, view, ...sel, pinned}))(vitstudy.state)")
-
-    def boxed(self) -> dict[str, list[list[int]]]:
-        """The cells marked in every map, read off the drawing."""
-        return self.page.evaluate(
-            """Object.fromEntries(vitstudy.explore.maps.map((map) => [map.of,
-              (map.boxes[1].getAttribute("d").match(/M[\\d.]+,[\\d.]+/g) || []).map((text) => {
-                const [x, y] = text.slice(1).split(",").map(Number);
-                return [map.rows - 1 - y / map.cell, x / map.cell];
-              })]))"""
-        )
-
-    def rings(self) -> dict[str, list[int]]:
-        """Places ringed on the charts: ``fourier a`` -> places."""
-        return self.page.evaluate(
-            """Object.fromEntries(vitstudy.explore.charts.flatMap((chart) => ["a", "b"].map((side) =>
-              [`${chart.card.key} ${side}`,
-               [...chart.node.querySelectorAll(`.ring.${side}`)].map((ring) => Number(ring.dataset.place))])))"""
-        )
 
 
 @pytest.fixture
@@ -206,12 +109,12 @@ def test_hover_moves_every_view_and_every_number_is_the_stored_one(visit, site):
             assert cells == [curve_text(files["a"]["curves"][key], i), curve_text(files["b"]["curves"][key], j)]
 
 
-KEYS = ("fourier", "variance", "skip", "probes", "heads")
+KEYS = ("fourier", "variance", "skip", "probes", "receptive", "class_skip", "heads")
 
 
 def rung(file: dict, key: str, place: int) -> list[int]:
     """Which places a chart must ring."""
-    curve = file["heads"] if key == "heads" else file["curves"][key]
+    curve = file["heads"] if key == "heads" else file["curves"].get(key)
     return [place] if curve and place in curve["place"] else []
 
 
@@ -248,6 +151,7 @@ def test_pointing_at_a_chart_moves_the_maps(visit):
 
 def test_one_move_takes_less_than_a_frame(visit):
     at = visit(PAIR)
+    at.deep()
     times = at.page.evaluate(
         """(() => { const times = []; for (let k = 0; k < 120; k++) { const start = performance.now();
           vitstudy.explore.select({of: "ab", i: k % 17, j: k % 9}); document.body.getBoundingClientRect();
@@ -270,6 +174,358 @@ def test_pixels_are_magma_with_the_first_place_at_the_lower_left(visit, site):
         assert pixels.shape[:2] == cells.shape
         assert (np.round(pixels[defined] * 255) == expected[defined]).all()
         assert (pixels[~defined][:, 3] == 0).all()
+
+
+# --------------------------------------------------------------------------------------------- views below the maps
+
+
+def three(value: float) -> str:
+    size = abs(value)
+    if size and (size < 1e-4 or size >= 999.5):
+        return f"{value:.2e}".replace("-", "−")
+    return f"{value:#.3g}".removesuffix(".").replace("-", "−")
+
+
+def spelt(numbers: list[float]) -> str:
+    value, low, high = map(three, numbers)
+    return f"{value} [{low}, {high}]"
+
+
+def at_of(found: dict, k: int) -> list[float]:
+    return [found[name][k] for name in ("value", "low", "high")]
+
+
+def test_views_of_the_two_places_follow_the_selection_and_say_the_stored_numbers(visit, site):
+    at, curves = visit(PAIR), {s: stored(site, f"checkpoint-{n}")["curves"] for s, n in (("A", VIT), ("B", RESNET))}
+    at.deep()
+    networks = {"A": stored(site, f"network-{VIT}"), "B": stored(site, f"network-{RESNET}")}
+    names = {"A": stored(site, f"checkpoint-{VIT}"), "B": stored(site, f"checkpoint-{RESNET}")}
+    for i, j in ((1, 1), (12, 6), (16, 8)):
+        at.point("ab", i, j)
+        chosen = {"A": i, "B": j}
+        place = {side: names[side]["places"]["name"][k] for side, k in chosen.items()}
+        radius = {side: spelt(at_of(curves[side]["receptive"], k)) for side, k in chosen.items()}
+        assert at.told("fields") == (
+            f"Half of the gradient lies within {radius['A']} px of the centre for {place['A']} of A, "
+            f"and within {radius['B']} px for {place['B']} of B."
+        )
+        lost = []
+        for side, k in chosen.items():
+            found = networks[side]["lesions"]
+            assert k in found["place"]
+            part = found["place"].index(k)
+            lost.append(f"{side} loses {spelt(at_of(found, part))} points without {found['name'][part]}")
+        assert at.told("lesions") == "; ".join(lost) + "."
+        blocks = {side: found["localisation"]["name"] for side, found in networks.items()}
+        at_block = {side: blocks[side].index(place[side]) if place[side] in blocks[side] else 1 for side in chosen}
+        shares = [
+            f"{side} {three(v)} % [{three(low)}, {three(high)}] at {blocks[side][b]} (chance 6.25 %)"
+            for side, b in at_block.items()
+            for v, low, high in [networks[side]["localisation"]["share"][b][0]]
+        ]
+        assert at.told("localisation") == f"Tokens most like their own patch: {', '.join(shares)}."
+
+
+def test_within_one_network_both_fields_are_its_own(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    at.point("aa", 2, 14)
+    labels = at.page.locator(".card.fields .label").all_text_contents()[:2]
+    names = stored(site, f"checkpoint-{VIT}")["places"]["name"]
+    assert labels == [f"A {names[2]}", f"A {names[14]}"]
+
+
+def test_views_of_whole_networks_say_the_stored_numbers(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    found = {"A": stored(site, f"network-{VIT}"), "B": stored(site, f"network-{RESNET}")}
+    cross = stored(site, "pair-0-3")["crossing"]
+
+    def both(write) -> str:
+        return ", ".join(f"{side} {write(network)}" for side, network in found.items())
+
+    clean = both(lambda each: f"{three(each['noise']['whole'])} %")
+    value, low, high = map(three, cross)
+    assert (
+        at.told("noise")
+        == f"Without noise {clean} right. The curves cross at a frequency of {value}π [{low}π, {high}π]."
+    )
+    mean = both(lambda each: f"{spelt(each['corruptions']['mean'])} % of {three(each['corruptions']['whole'][0])} %")
+    assert at.told("corruptions") == f"Mean of all: {mean} without."
+    ends = {key: both(lambda each, key=key: spelt(each["hessian"][key])) for key in ("largest", "smallest")}
+    negative = both(lambda each: spelt(each["hessian"]["negative_proportion"]))
+    assert at.told("hessian") == (
+        f"Mean largest eigenvalue {ends['largest']}; mean smallest {ends['smallest']}; "
+        f"negative among the largest by magnitude {negative}."
+    )
+    middle = both(lambda each: f"{three(each['landscape']['loss'][12])} nat")
+    highest = both(lambda each: three(max(each["landscape"]["loss"])))
+    assert at.told("landscape") == f"At the trained weights {middle}; highest {highest}."
+    rise = both(lambda each: f"{spelt(at_of(each['landscape']['rise'], 4))} nat above")
+    assert at.told("slice") == f"At a step of 1: {rise}."
+    norm = both(lambda each: three(each["landscape"]["norm"][4]))
+    assert at.told("norm") == f"At a step of 1: {norm}."
+
+
+READ = {  # view -> keys pressed, what is said then
+    "noise": ("ArrowRight ArrowRight", lambda f: f"A loses {spelt(at_of(f['A']['noise'], 1))} points, B loses "),
+    "corruptions": ("ArrowUp", lambda f: f"Mean of all: A {spelt(f['A']['corruptions']['mean'])} %"),
+    "landscape": (
+        "ArrowRight ArrowUp",
+        lambda f: f"At (0.5, 0.5): A {three(f['A']['landscape']['loss'][18])} nat, B ",
+    ),
+    "slice": (
+        "ArrowRight",
+        lambda f: f"At a step of −1: A {spelt(at_of(f['A']['landscape']['rise'], 0))} nat above, B ",
+    ),
+    "hessian": ("ArrowLeft", lambda f: f"B {three(f['B']['hessian']['density']['share'][-1])} of all directions."),
+}
+
+
+@pytest.mark.parametrize("view", READ)
+def test_arrow_keys_read_the_values(visit, site, view):
+    at = visit(PAIR)
+    at.deep()
+    keys, expected = READ[view]
+    at.page.locator(f".card.{view} [role=application]").focus()
+    for key in keys.split():
+        at.page.keyboard.press(key)
+    files = {"A": stored(site, f"network-{VIT}"), "B": stored(site, f"network-{RESNET}")}
+    assert expected(files) in at.told(view)
+
+
+def test_pointing_at_noise_reads_the_nearest_frequency(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    chart = at.page.locator(".card.noise svg")
+    chart.scroll_into_view_if_needed()
+    box = chart.bounding_box()
+    at.page.mouse.move(box["x"] + 46 + 0.72 * (box["width"] - 62), box["y"] + 90)
+    noise = stored(site, f"network-{VIT}")["noise"]
+    assert at.told("noise").startswith(f"Noise at 0.7π: A loses {spelt(at_of(noise, 6))} points, B loses")
+
+
+def painted(at: Visit, selector: str) -> np.ndarray:
+    text = at.page.locator(selector).get_attribute("href")
+    return np.round(imread(io.BytesIO(base64.b64decode(text.split(",")[1])))[..., :3] * 255).astype(int)
+
+
+def colours_of(name: str, numbers: np.ndarray) -> np.ndarray:
+    return mpl.colormaps[name](np.arange(256), bytes=True)[:, :3][numbers].astype(int)
+
+
+def test_pictures_below_are_painted_as_matplotlib_does(visit, site):
+    at = visit(PAIR + "&sel=ab.5.7")
+    at.deep()
+    field = stored(site, f"fields-{VIT}")["receptive"]["picture"][5]
+    numbers = np.frombuffer(base64.b64decode(field), np.uint8).reshape(32, 32)
+    assert (painted(at, ".card.fields image >> nth=0") == colours_of("magma", numbers)).all()
+    loss = [np.array(stored(site, f"network-{n}")["landscape"]["loss"]).reshape(5, 5) for n in (VIT, RESNET)]
+    scale = mpl.colors.LogNorm(min(each.min() for each in loss), max(each.max() for each in loss))
+    for side, surface in zip("ab", loss, strict=True):
+        expected = colours_of("viridis", np.clip(256 * scale(surface[::-1]), 0, 255).astype(int))
+        off = (painted(at, f"image[data-surface={side}]") != expected).any(-1)
+        assert off.sum() <= 1  # where rounding meets the edge of a colour
+    tokens = stored(site, f"fields-{RESNET}")["localisation"]["cka"][0]  # place 7 is the last but one
+    others = stored(site, f"fields-{VIT}")["localisation"]["cka"][1]
+    top = max(max(map(max, tokens)), max(map(max, others)))
+    expected = np.clip(256 * np.array(tokens[2]).reshape(4, 4) // top, 0, 255)
+    assert (painted(at, "image[data-token='b 2']") == colours_of("magma", expected)).all()
+
+
+def test_contours_lie_where_the_loss_has_their_level(visit):
+    at = visit(PAIR)
+    at.deep()
+    found = at.page.evaluate(
+        """[...document.querySelectorAll(".card.landscape .contour")].slice(0, 7).map((path) =>
+          (path.getAttribute("d").match(/[ML][\\d.]+,[\\d.]+/g) || []).map((text) => text.slice(1).split(",").map(Number)))"""
+    )
+    loss = np.array(at.page.evaluate("vitstudy.explore.below.file('network', 'a').landscape.loss")).reshape(5, 5)
+    size = at.page.locator("image[data-surface=a]").bounding_box()["width"]
+    seen = 0
+    for level, points in zip((0.25, 0.5, 1, 2, 4, 8, 16), found, strict=True):
+        assert bool(points) == (loss.min() < level < loss.max())
+        for x, y in points:
+            i, j = x / size * 5 - 0.5, (size - y) / size * 5 - 0.5
+            left, low = min(int(i + 1e-6), 3), min(int(j + 1e-6), 3)
+            s, t = i - left, j - low
+            four = loss[low : low + 2, left : left + 2]
+            here = four[0] @ [1 - s, s] * (1 - t) + four[1] @ [1 - s, s] * t
+            assert here == pytest.approx(level, abs=0.05)
+            seen += 1
+    assert seen > 20
+
+
+def test_what_was_not_measured_is_said_with_its_command(visit):
+    at = visit(PAIR)
+    at.deep()
+    heads = at.page.locator(".card.heads .lacking").inner_text()
+    assert heads == "B: no attention in this network."
+    assert at.page.locator(".card.class_skip .lacking").inner_text() == "B: no class token in this network."
+    lacking = at.page.locator(".card.skip_removal .lacking p").all_inner_texts()
+    assert [text.split(":")[0] for text in lacking] == ["Not measured in A", "Not measured in B"]
+    assert lacking[0] == "Not measured in A: vitstudy measure vit-0 --images synthetic --analyses skip_removal"
+    assert at.told("skip_removal") == ""
+
+
+def test_files_of_the_views_below_are_fetched_when_they_come_near(visit):
+    at = visit("?a=vit-0&b=resnet-1&view=explore", viewport={"width": 1280, "height": 500})
+    asked: list[str] = []
+    at.page.on("request", lambda request: asked.append(request.url.rsplit("/", 1)[1]))
+    assert at.page.evaluate("vitstudy.explore.below.near") is None
+    at.page.locator(".below").scroll_into_view_if_needed()
+    at.until("document.querySelectorAll('.card.landscape svg').length === 1")
+    assert set(asked) <= {f"{kind}-{n}.json" for kind in ("network", "fields") for n in (3, 1)}
+    assert {"fields-3.json", "fields-1.json"} <= set(asked)
+
+
+def test_files_that_cannot_be_fetched_are_said_and_asked_for_again(browser, address):
+    opened = Visit(browser, address, PAIR.replace("explore", "findings"))
+    opened.page.route("**/fields-*.json", lambda route: route.abort())
+    opened.page.get_by_role("tab", name="Explore").click()
+    opened.until("vitstudy.explore.lensed")
+    opened.deep()
+    expect(opened.page.locator(".card.fields .none")).to_contain_text("could not be fetched")
+    assert opened.page.locator(".card.landscape svg").count() == 1
+    opened.page.unroute("**/fields-*.json")
+    opened.deep()
+    expect(opened.page.locator(".card.fields .none")).to_have_count(0)
+    opened.context.close()
+
+
+def test_the_table_of_a_view_holds_its_numbers(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    card = at.page.get_by_role("region", name="Noise of one frequency", exact=True)
+    card.get_by_text("Numbers").click()
+    cells = [row.locator("td").all_inner_texts() for row in card.locator("tbody tr").all()]
+    noise = stored(site, f"network-{VIT}")["noise"]
+    expected = [str(noise[name][0]).replace("-", "−") for name in ("value", "low", "high")]
+    assert len(cells) == 18
+    assert [float(cell.replace("−", "-")) for cell in cells[0][2:5]] == [float(x.replace("−", "-")) for x in expected]
+
+
+ROWS = {  # view -> field and where its numbers are stored
+    "lesions": ("value", lambda n: n["lesions"]["value"]),
+    "noise": ("low", lambda n: n["noise"]["low"]),
+    "corruptions": ("high", lambda n: [e[2] for e in [*n["corruptions"]["kinds"].values(), n["corruptions"]["mean"]]]),
+    "localisation": ("value", lambda n: [r[0] for block in n["localisation"]["share"] for r in block]),
+    "landscape": ("loss", lambda n: n["landscape"]["loss"]),
+    "slice": ("high", lambda n: n["landscape"]["rise"]["high"]),
+    "norm": ("value", lambda n: n["landscape"]["norm"]),
+}
+
+
+def test_what_is_copied_of_the_views_below_is_what_is_stored(visit, site):
+    at = visit(PAIR + "&sel=ab.5.7")
+    at.deep()
+    networks = [stored(site, f"network-{number}") for number in (VIT, RESNET)]
+    for view, (field, read) in ROWS.items():
+        rows = at.page.evaluate(f"vitstudy.explore.rows('{view}')")
+        expected = [value for network in networks for value in read(network)]
+        assert [row[field] for row in rows] == expected, view
+        assert {row["checkpoint"] for row in rows} == {"vit-0", "resnet-0"}
+    eigenvalues = at.page.evaluate("vitstudy.explore.rows('hessian')")
+    tops = [row["value"] for row in eigenvalues if row["what"] == "eigenvalue, top"]
+    assert tops == [value for network in networks for batch in network["hessian"]["top"] for value in batch]
+    pixels = at.page.evaluate("vitstudy.explore.rows('fields')")
+    field = np.frombuffer(base64.b64decode(stored(site, f"fields-{RESNET}")["receptive"]["picture"][7]), np.uint8)
+    shares = [row["share_of_peak"] for row in pixels if row["checkpoint"] == "resnet-0"]
+    assert shares == pytest.approx((10.0 ** (3 * (field / 256 - 1))).tolist(), rel=5.1e-3)
+
+
+# ------------------------------------------------------------------------------------------- measures, differences
+
+
+def test_another_measure_is_drawn_said_and_linked(visit, site):
+    at = visit(PAIR + "&sel=ab.4.6")
+    at.page.get_by_label("Measure of similarity").select_option(label="Shared neighbours")
+    at.until("vitstudy.explore.readout.textContent.includes('Shared neighbours')")
+    found = stored(site, "measures-0-3")["measures"]["knn"]
+    text = cell_text(found, 6 * 17 + 4)
+    assert at.readout() == (
+        f"{text} Shared neighbours of block01.mlp of A and block05 of B, n = {N} images; "
+        f"unrelated images give {found['chance']:.3f}"
+    )
+    cells = np.array(found["cka"], float).reshape(9, 17).T[::-1]
+    expected = colours_of("magma", np.clip(256 * np.nan_to_num(cells) / 1000, 0, 255).astype(int))
+    defined = np.isfinite(cells)
+    assert (painted(at, "image[data-map=ab]") == expected)[defined].all()
+    at.until("location.search.includes('measure=knn')")
+    fresh = visit(at.page.evaluate("location.search"))
+    assert fresh.readout() == at.readout()
+
+
+def test_the_best_match_is_that_of_the_measure(visit, site):
+    at = visit(PAIR + "&measure=rsa")
+    cells = np.array(stored(site, "measures-0-3")["measures"]["rsa"]["cka"], float).reshape(9, 17).T
+    best = np.nan_to_num(cells, nan=-9e9).argmax(0).tolist()
+    assert at.page.evaluate("vitstudy.explore.bestRows") == best
+    assert at.page.locator(".map .knot").count() == 9
+
+
+def difference(site: Path, at: int) -> tuple[str, list[int]]:
+    """What the difference of vit-0 and HOSTILE over resnet-0 must say of a cell, and its numbers."""
+    first, second = (stored(site, name)["map"] for name in ("pair-0-3", "pair-0-4"))
+    value = first["cka"][at] - second["cka"][at]
+    low = value - first["below"][at] - second["above"][at]
+    high = value + first["above"][at] + second["below"][at]
+    signs = [f"{x / 1000:+.3f}".replace("+0.000", "0.000").replace("-", "−") for x in (value, low, high)]
+    return f"{signs[0]} [{signs[1]}, {signs[2]}]", [value, low, high]
+
+
+def test_a_map_is_subtracted_with_its_own_scale_and_interval(visit, site):
+    at = visit(PAIR + "&sel=ab.4.6")
+    at.page.get_by_label("difference").check()
+    at.until("vitstudy.explore.lensed.top !== null")
+    assert at.page.evaluate("vitstudy.state.minus") == [4, 1]
+    at.page.get_by_label("Subtract the map of, instead of B").select_option(label="resnet-0")
+    at.until("vitstudy.state.minus[1] === 0 && vitstudy.explore.readout.textContent.includes('resnet-0')")
+    text, _ = difference(site, 6 * 17 + 4)
+    assert at.readout().startswith(f"{text} CKA: ")
+    assert HOSTILE in at.readout()
+    first, second = (np.array(stored(site, f"pair-0-{n}")["map"]["cka"], float).reshape(9, 17).T for n in (3, 4))
+    top = at.page.evaluate("vitstudy.explore.lensed.top")
+    gaps = [first - second, *(at_own(site, 3) - at_own(site, 4), np.zeros((9, 9)))]
+    assert top == max(50, 50 * np.ceil(max(np.nanmax(np.abs(gap)) for gap in gaps) / 50))
+    share = (gaps[0][::-1] + top) / (2 * top)
+    expected = colours_of("RdBu_r", np.clip(256 * np.nan_to_num(share), 0, 255).astype(int))
+    defined = np.isfinite(share)
+    assert defined.sum() > 100
+    assert (painted(at, "image[data-map=ab]") == expected)[defined].all()
+    bar = at.page.locator(".card.cka .tick").all_text_contents()[-3:]
+    assert bar == [f"−{top / 1000:.2f}", "0.00", f"+{top / 1000:.2f}"]
+    assert at.page.locator(".map .knot").count() == 9, "the best match stays"
+    at.until("location.search.includes('minus_b=resnet-0')")
+    fresh = visit(at.page.evaluate("location.search"))
+    assert fresh.readout() == at.readout()
+
+
+def at_own(site: Path, number: int) -> np.ndarray:
+    return np.array(stored(site, f"checkpoint-{number}")["map"]["cka"], float).reshape(17, 17)
+
+
+@pytest.mark.parametrize(
+    "minus", ["minus_a=resnet-0&minus_b=resnet-1", "minus_a=vit-elsewhere&minus_b=resnet-1", "minus_a=x"]
+)
+def test_what_cannot_be_subtracted_is_not(visit, minus):
+    at = visit(f"{PAIR}&{minus}&measure=__proto__")
+    assert at.page.evaluate("[vitstudy.state.minus, vitstudy.state.measure, vitstudy.explore.lensed.top]") == [
+        None,
+        "cka",
+        None,
+    ]
+    assert not at.page.get_by_label("difference").is_checked()
+
+
+@pytest.mark.parametrize(("claim", "view"), [("P-F2-conv", "fourier"), ("P-H1", "hessian")])
+def test_evidence_opens_the_view_that_shows_it(visit, claim, view):
+    at = visit(f"?a=vit-0&b=resnet-0&view=findings&claim={claim}")
+    at.page.locator(f"#vs-claim-{claim}").get_by_role("button", name="See evidence").click()
+    at.until(f"document.querySelector('.card.{view}.asked') !== null")
+    if view == "hessian":
+        at.until("document.querySelector('.card.hessian svg') !== null")
+        at.until("Math.abs(document.querySelector('.card.hessian').getBoundingClientRect().top - 300) < 400")
 
 
 # ---------------------------------------------------------------------------------------------------------- keyboard
@@ -305,6 +561,7 @@ def test_keyboard_alone_explores_pins_and_lets_go(visit, site):
 
 def test_every_control_has_a_name_and_can_be_focused(visit):
     at = visit(PAIR)
+    at.deep()
     nameless = at.page.evaluate(
         """[...document.querySelectorAll("button, select, input, [role=application]")]
           .filter((node) => node.offsetParent !== null && !(node.textContent.trim() || node.getAttribute("aria-label")
@@ -312,11 +569,8 @@ def test_every_control_has_a_name_and_can_be_focused(visit):
           .map((node) => node.outerHTML)"""
     )
     assert nameless == []
-    assert at.page.locator("[role=application]").evaluate_all("nodes => nodes.map((node) => node.tabIndex)") == [
-        0,
-        0,
-        0,
-    ]
+    stops = at.page.locator("[role=application]").evaluate_all("nodes => nodes.map((node) => node.tabIndex)")
+    assert stops == [0] * 9, "three maps; noise, corruptions, curvature, surface, rise and norm"
 
 
 # -------------------------------------------------------------------------------------------------------------- links
@@ -482,7 +736,7 @@ def test_methods_name_the_chosen_checkpoints(visit, site):
 
 def test_data_are_copied_as_json_and_csv(visit, site):
     at = visit(PAIR, permissions=["clipboard-read", "clipboard-write"])
-    at.page.get_by_role("button", name="Copy the data of Which places are alike as JSON").click()
+    at.take("Which places are alike", "JSON")
     expect(at.page.locator(".toast")).to_have_text("JSON copied")
     cells = json.loads(at.page.evaluate("navigator.clipboard.readText()"))
     assert len(cells) == 17 * 17 + 17 * 9 + 9 * 9
@@ -492,7 +746,7 @@ def test_data_are_copied_as_json_and_csv(visit, site):
     found, at_cell = stored(site, "pair-0-3")["map"], 4 * 17 + 6
     assert one["cka"] == found["cka"][at_cell] / 1000
     assert one["low"] == pytest.approx((found["cka"][at_cell] - found["below"][at_cell]) / 1000)
-    at.page.get_by_role("button", name="Copy the data of Variance as CSV").click()
+    at.take("Variance", "CSV")
     expect(at.page.locator(".toast")).to_have_text("CSV copied")
     rows = list(csv.DictReader(io.StringIO(at.page.evaluate("navigator.clipboard.readText()"))))
     curve = stored(site, "checkpoint-3")["curves"]["variance"]
@@ -513,7 +767,7 @@ def test_pictures_are_saved_in_double_size_with_their_colours(visit, title, tmp_
     at = visit(PAIR)
     card = at.page.get_by_role("region", name=title)
     with at.page.expect_download() as caught:
-        card.get_by_role("button", name="as PNG").click()
+        at.take(title, "PNG")
     caught.value.save_as(tmp_path / "picture.png")
     assert re.fullmatch(r"vit-0-resnet-0-(cka|fourier)\.png", caught.value.suggested_filename)
     picture = imread(tmp_path / "picture.png")
@@ -541,6 +795,7 @@ def contrast(first: str, second: str) -> float:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_is_legible_in_light_and_dark(visit, scheme):
     at = visit(PAIR, color_scheme=scheme)
+    at.deep()
     at.page.evaluate(
         "for (const panel of document.querySelectorAll('[role=tabpanel]')) panel.hidden = false; vitstudy.methods.show()"
     )
@@ -570,6 +825,9 @@ def test_a_phone_needs_no_sideways_scrolling(visit, view):
         has_touch=True,
         is_mobile=True,
     )
+    if view == "explore":
+        at.deep()
+        assert at.page.locator(".below svg").count() >= 10
     assert at.page.evaluate("document.documentElement.scrollWidth") <= 390
     cut = at.page.evaluate(
         """[...document.querySelectorAll(".vs button, .vs select, .vs svg, .vs h3")]
@@ -591,6 +849,9 @@ def test_the_page_opens_from_a_disk_with_its_first_pair(browser, site):
     opened = Visit(browser, (site / "index.html").as_uri(), "?view=explore")
     opened.point("ab", 1, 1)
     assert "CKA of" in opened.readout()
+    opened.deep()
+    assert opened.page.locator(".card.landscape svg").count() == 1
+    expect(opened.page.locator(".card.fields .none")).to_contain_text("python -m http.server")
     opened.page.get_by_label("Checkpoint A").select_option(index=2)
     expect(opened.page.locator(".status")).to_contain_text("python -m http.server")
     opened.context.close()

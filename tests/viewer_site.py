@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import xarray as xr
 from synthetic_measurements import measured_profile
 
 from hf_vitstudy.claims import choose_claims
@@ -27,7 +28,14 @@ def trained(kind: str, seed: int, name: str, n: int = N) -> Profile:
         "training": {"config": {"seed": seed, "epochs": 10}},
         "weights_sha256": f"{kind} {seed} {name}",
     }
-    return Profile(made.data, made.provenance | {"checkpoint": made.provenance["checkpoint"] | about})
+    return Profile(tilted(made.data), made.provenance | {"checkpoint": made.provenance["checkpoint"] | about})
+
+
+def tilted(data: xr.Dataset) -> xr.Dataset:
+    """The loss surface sloping, so that no turned picture of it looks the same."""
+    slope = 1 + 0.2 * data["landscape_y"] + 0.1 * data["landscape_x"]
+    surface = (data["landscape_nll"] * slope).transpose(*data["landscape_nll"].dims).astype(np.float32)
+    return data.assign(landscape_nll=surface.assign_attrs(data["landscape_nll"].attrs))
 
 
 def with_an_empty_block(profile: Profile, block: int) -> Profile:

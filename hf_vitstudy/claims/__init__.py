@@ -29,7 +29,7 @@ from . import (
 from .contract import Claim, Control, Judgement, Verdict, verdict
 from .explaining import explain, measured_by
 from .facts import ROLES, Facts, facts
-from .judging import ALPHA, DOMINANT, corrected, dominated, granularity, judge
+from .judging import ALPHA, DOMINANT, corrected, dominated, granularity, judge, judge_choices
 
 
 CLAIMS: tuple[Claim, ...] = (
@@ -92,6 +92,7 @@ __all__ = [
     "facts",
     "granularity",
     "judge",
+    "judge_choices",
     "measured_by",
     "verdict",
 ]

@@ -110,6 +110,19 @@ def judge(
     Raises:
         StudyError: no profile, or profiles of different images.
     """
+    found = judge_choices(*profiles, claims=claims, draws=draws, seed=seed, permutations=permutations, mixed=mixed)
+    return [judgement for _, judgement in found]
+
+
+def judge_choices(
+    *profiles: Profile,
+    claims: Sequence[Claim] | None = None,
+    draws: int = 1000,
+    seed: int = 0,
+    permutations: int = 200,
+    mixed: bool = False,
+) -> list[tuple[tuple[int, ...], Judgement]]:
+    """`judge`, each judgement with the numbers of the profiles that it is about: names need not be unique."""
     if not profiles:
         raise StudyError("judge needs at least one profile, got none")
     if not mixed:
@@ -123,7 +136,8 @@ def judge(
     done: dict[int, Judgement] = {}
     for place in sorted(range(len(tasks)), key=lambda place: tasks[place][1]):  # all of one pair, then its maps may go
         done[place] = judge_choice(*tasks[place], bench)
-    return corrected([done[place] for place in range(len(tasks))])
+    fixed = corrected([done[place] for place in range(len(tasks))])
+    return [(choice, judgement) for (_, choice), judgement in zip(tasks, fixed, strict=True)]
 
 
 def corrected(judgements: Sequence[Judgement]) -> list[Judgement]:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.gridspec import SubplotSpec
 from matplotlib.lines import Line2D
 
-from ..claims import Judgement, judge
+from ..claims import Judgement, judge_choices
 from ..comparison import Comparison, compare
 from ..errors import StudyError
 from ..profile import Profile
@@ -48,8 +48,13 @@ class Study:
         return [compare(*pair, draws=self.draws, seed=self.seed) for pair in pairs(self.profiles)]
 
     @cached_property
+    def judged(self) -> list[tuple[tuple[int, ...], Judgement]]:
+        """Every judgement with the numbers of the profiles that it is about."""
+        return judge_choices(*self.profiles, draws=self.draws, seed=self.seed)
+
+    @property
     def judgements(self) -> list[Judgement]:
-        return judge(*self.profiles, draws=self.draws, seed=self.seed)
+        return [judgement for _, judgement in self.judged]
 
     def resampling(self, n: int) -> Resampling:
         return Resampling(n, self.draws, self.seed)

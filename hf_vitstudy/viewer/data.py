@@ -1,10 +1,11 @@
 """What the page shows, as compact JSON made from stored results alone.
 
-Three kinds of files, each with ``format``:
+Kinds of files, each with ``format``:
 
 ``study``: the claims and what was judged, who the checkpoints are, and how to read every view.
 ``checkpoint``: places, curves along depth, attention heads, and CKA of the places with one another.
 ``pair``: CKA of the places of two checkpoints, the one with the lower number as rows.
+``network``, ``fields`` (see `networks`) and ``measures`` (see `likeness`): fetched when a view that shows them is looked at.
 
 Numbers are rounded once, to what is shown: three digits, and CKA to thousandths. A map is ``{"n", "cka", "below", "above"}``,
 row by row: thousandths as integers, and how far the ends of the interval lie below and above; null where undefined. The 351
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
@@ -28,9 +30,14 @@ from ..comparison import compare
 from ..errors import StudyError
 from ..findings import SECTIONS, said
 from ..profile import DESCRIPTION, Profile, load_profile, merge
+from ..robustness import crossing
+from ..similarities import vectors
 from ..stats import Resampling, percentile
 from ..study import RESULTS, find_profiles, load_study, local_folder
-from .methods import CURVES, EVIDENCE, HEADS, METHODS, VIEWS, WHERE, Curve
+from .citing import papers, result_entry
+from .methods import ANALYSES, CKA, CURVES, EVIDENCE, HEADS, MEASURES, METHODS, VIEWS, WHERE, Curve
+from .snippets import beside, compared
+from .tour import tour
 
 
 FORMAT = 1
@@ -92,10 +99,24 @@ class Source:
                 )
             self._folders.append(found[key])
         self.profile = lru_cache(maxsize=IN_MEMORY)(self._load)
+        self.vectors = lru_cache(maxsize=2 * IN_MEMORY)(self._vectors)
+
+    @classmethod
+    def in_memory(cls, result: dict[str, Any], profiles: Sequence[Profile]) -> Source:
+        """Of profiles that need not be on a disk, and their result as `study.study_of` returns it."""
+        source = cls.__new__(cls)
+        source.result = result
+        source.profile = list(profiles).__getitem__  # type: ignore[assignment]
+        source.vectors = lru_cache(maxsize=2 * IN_MEMORY)(source._vectors)
+        return source
 
     def _load(self, number: int) -> Profile:
         """The profile of the checkpoint with this number."""
         return merge([load_profile(folder) for folder in self._folders[number]])
+
+    def _vectors(self, number: int, measure: str, k: int) -> np.ndarray:
+        """What a measure of similarity compares of a checkpoint, see `similarities.vectors`."""
+        return vectors(self.profile(number), measure, "flatten", k)
 
     def resampling(self, n: int) -> Resampling:
         """The draws that the study's own intervals rest on."""
@@ -128,17 +149,27 @@ def study_data(source: Source) -> dict[str, Any]:
         pair on which most was judged.
     """
     result = source.result
+    over = result.get("over", "checkpoints")
     notes: dict[str, int] = {}
     groups = _comparable(source)
-    return {
+    made = [source.profile(number).provenance for number in range(len(result["checkpoints"]))]
+    study = {
         "format": FORMAT,
         "title": result["title"],
         "version": result["version"],
         "settings": result["settings"],
-        "magma": magma(),
-        "sections": SECTIONS,
-        "checkpoints": _checkpoints(result),
+        "magma": colours("magma"),
+        "viridis": colours("viridis"),
+        "diverging": colours("RdBu_r"),
+        "over": over,
+        "sections": [
+            [said, heading.removesuffix(" over checkpoints") if over != "checkpoints" else heading]
+            for said, heading in SECTIONS
+        ],
+        "checkpoints": [each | measured(about) for each, about in zip(_checkpoints(result), made, strict=True)],
         "comparable": groups,
+        "layouts": layouts(source),
+        "measures": measures(source),
         "start": _start(result, groups),
         "claims": [_claim(claim) for claim in result["claims"]],
         "judgements": _judgements(result, notes),
@@ -147,12 +178,47 @@ def study_data(source: Source) -> dict[str, Any]:
         "views": VIEWS,
         "curves": [curve.about() for curve in CURVES],
         "methods": METHODS,
+        "analyses": ANALYSES,
+        "beside": beside(),
+        "compared": compared(),
+        "papers": papers(each["source"] for each in (*result["claims"], *METHODS, *(m.about() for m in MEASURES))),
+        "cite": result_entry(result, max(filter(None, map(_year, made)), default=None)),
     }
+    return study | {"tour": tour(source, study)}
 
 
-def magma() -> str:
-    """matplotlib's 256 colours of magma, six hexadecimal digits each."""
-    return bytes(mpl.colormaps["magma"](np.arange(256), bytes=True)[:, :3]).hex()
+def measured(provenance: dict[str, Any]) -> dict[str, Any]:
+    """When and on what a checkpoint was measured; null where its profile does not say."""
+    about = provenance.get("measurement", {})
+    return {"created": provenance.get("created"), "device": about.get("device"), "batch_size": about.get("batch_size")}
+
+
+def _year(provenance: dict[str, Any]) -> int | None:
+    """In which a profile was measured."""
+    found = re.match(r"[12]\d{3}", str(provenance.get("created")))
+    return int(found[0]) if found else None
+
+
+def colours(name: str) -> str:
+    """The 256 colours of one of matplotlib's colour maps, six hexadecimal digits each."""
+    return bytes(mpl.colormaps[name](np.arange(256), bytes=True)[:, :3]).hex()
+
+
+def layouts(source: Source) -> list[int]:
+    """A number per checkpoint, the same for those whose places are the same: whose maps can be subtracted cell by cell."""
+    seen: dict[tuple[Any, ...], int] = {}
+    found = []
+    for number in range(len(source.result["checkpoints"])):
+        data = source.profile(number).data
+        places = *data["block"].values.tolist(), *data["kind"].values.tolist()
+        found.append(seen.setdefault(places, len(seen)))
+    return found
+
+
+def measures(source: Source) -> list[dict[str, str]]:
+    """What stands over the map: CKA, and every further measure that some checkpoint has what it needs for."""
+    profiles = [source.profile(number) for number in range(len(source.result["checkpoints"]))]
+    return [CKA.about(), *(each.about() for each in MEASURES if any(each.stored(profile) for profile in profiles))]
 
 
 def _checkpoints(result: dict[str, Any]) -> list[dict[str, Any]]:
@@ -251,12 +317,17 @@ def _numbers(estimate: dict[str, Any]) -> list[float | None]:
 
 
 def checkpoint_data(source: Source, number: int) -> dict[str, Any]:
-    """One checkpoint: ``places``, ``curves`` (key -> names, depths, value, low, high, n), ``heads``, ``map``."""
+    """One checkpoint: ``places``, ``curves`` (key -> names, depths, value, low, high, n), ``heads``, ``map``.
+
+    ``absent`` says of analyses why they mean nothing for this network; what is neither there nor absent was not measured.
+    """
     profile = source.profile(number)
     curves = {curve.key: _curve(source, profile, curve) for curve in CURVES if curve.measured(profile)}
+    absent = profile.provenance.get("absent", {})
     return {
         "format": FORMAT,
         "checkpoint": number,
+        "absent": {name: absent[name] for name in dict.fromkeys(ANALYSES.values()) if name in absent},
         "places": _places(profile),
         "curves": curves,
         "heads": _heads(profile),
@@ -281,16 +352,16 @@ def _curve(source: Source, profile: Profile, curve: Curve) -> dict[str, Any]:
     low, high = percentile(rows)
     names = profile.data[curve.axis].values.astype(str).tolist()
     return {
-        "place": _place_numbers(profile, names),
+        "place": place_numbers(profile, names),
         "name": names,
         "value": threes(rows[0]),
         "low": threes(low),
         "high": threes(high),
         "n": len(values),
-    }
+    } | ({"uniform": threes(curve.even(profile))} if curve.uniform in profile.data else {})
 
 
-def _place_numbers(profile: Profile, names: Sequence[str]) -> list[int]:
+def place_numbers(profile: Profile, names: Sequence[str]) -> list[int]:
     """Where each stands among the blocks; attention layers are called as their block, without ``.attention``."""
     known = profile.data["block"].values.astype(str).tolist()
     return [next((known.index(word) for word in (name, f"{name}.attention") if word in known), -1) for name in names]
@@ -307,7 +378,7 @@ def _heads(profile: Profile) -> dict[str, Any] | None:
     layers = profile.data["layer"].values.astype(str).tolist()
     return {
         "variable": name,
-        "place": _place_numbers(profile, layers),
+        "place": place_numbers(profile, layers),
         "name": layers,
         "px": [threes(row) for row in means],
         "uniform": threes(uniform),
@@ -319,20 +390,44 @@ def _heads(profile: Profile) -> dict[str, Any] | None:
 
 
 def pair_data(source: Source, a: int, b: int) -> dict[str, Any]:
-    """CKA of the places of checkpoint `a` (rows) with those of `b`."""
+    """CKA of the places of checkpoint `a` (rows) with those of `b`, and where their losses to noise cross."""
     first, second = source.profile(a), source.profile(b)
-    return {"format": FORMAT, "a": a, "b": b, "map": _map(source, first, second, "ab")}
+    cells = _map(source, first, second, "ab")
+    return {"format": FORMAT, "a": a, "b": b, "map": cells, "crossing": _crossing(source, first, second)}
 
 
 def _map(source: Source, a: Profile, b: Profile, of: str) -> dict[str, Any]:
     found = compare(a, b).cka(of)
-    value, low, high = (thousandths(found[name].values) for name in ("cka", "low", "high"))
+    return thousandth_map(found["cka"], found["low"], found["high"], n=int(found.attrs["n"]))
+
+
+def thousandth_map(value: Any, low: Any, high: Any, n: int) -> dict[str, Any]:
+    """A map with its interval, (row, column) arrays, as it is stored."""
+    middle, bottom, top = (thousandths(np.asarray(cells)) for cells in (value, low, high))
     return {
-        "n": int(found.attrs["n"]),
-        "cka": value,
-        "below": [_less(x, y) for x, y in zip(value, low, strict=True)],
-        "above": [_less(y, x) for x, y in zip(value, high, strict=True)],
+        "n": n,
+        "cka": middle,
+        "below": [_less(x, y) for x, y in zip(middle, bottom, strict=True)],
+        "above": [_less(y, x) for x, y in zip(middle, top, strict=True)],
     }
+
+
+def _crossing(source: Source, a: Profile, b: Profile) -> list[float | None] | None:
+    """[value, low, high] of the frequency, in π, above which noise costs the network without attention more; else None.
+
+    None for two networks of which both or neither have attention, where either was not measured or both differently, and
+    where the curves do not cross.
+    """
+    attends = [profile.has("attention") for profile in (a, b)]
+    if attends[0] == attends[1] or not all("noise_correct" in profile.data for profile in (a, b)):
+        return None
+    first, second = (a, b) if attends[0] else (b, a)
+    settings = source.result["settings"]
+    try:
+        found = crossing(first, second, draws=settings["draws"], seed=settings["seed"]).frequency
+    except StudyError:
+        return None  # measured with different settings
+    return [three(number) for number in (found.value, found.low, found.high)] if 0.1 < found.value < 0.9 else None
 
 
 def _less(x: int | None, y: int | None) -> int | None:

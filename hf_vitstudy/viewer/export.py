@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator
-from itertools import combinations
+from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,38 @@ from tqdm import tqdm
 from ..errors import StudyError
 from ..profile import written_whole
 from .data import Source, checkpoint_data, pair_data, study_data
+from .likeness import measures_data
+from .networks import fields_data, network_data
 
 
 PAGE, README, DATA = "index.html", "README.md", "data"
 HERE = Path(__file__).parent
-PARTS = {"css": "viz.css", "script": "viz.js"}
+SCRIPTS = (
+    "basics",
+    "addresses",
+    "page",
+    "findings",
+    "explore",
+    "beside",
+    "cards",
+    "maps",
+    "lens",
+    "curves",
+    "views",
+    "places",
+    "disturbed",
+    "losses",
+    "pictures",
+    "methods",
+    "tour",
+    "start",
+)
+OPENING = """// Draws the comparison of checkpoints from JSON (data.py says what it holds).
+// No dependency, no request but for that JSON.
+// Text from the data becomes text nodes only; names in addresses are looked up in the study, never used as they are.
+"use strict";
+(() => {
+"""
 
 
 def export_site(study: str | Path, out: str | Path, profiles: str | Path | None = None) -> Path:
@@ -31,8 +58,8 @@ def export_site(study: str | Path, out: str | Path, profiles: str | Path | None 
         profiles: see `Source`.
 
     Returns:
-        ``out/index.html``, which holds the study and the pair it opens with; ``out/data`` holds one JSON file per checkpoint
-        and per pair, fetched when they are chosen; ``out/README.md`` is the card of a static Space.
+        ``out/index.html``, which holds the study and the pair it opens with; ``out/data`` holds JSON files of every checkpoint
+        and every pair, fetched when something that shows them is looked at; ``out/README.md`` is the card of a static Space.
 
     Raises:
         StudyError: no study, profiles that are not those of it, or a folder with anything else in it.
@@ -45,30 +72,52 @@ def export_site(study: str | Path, out: str | Path, profiles: str | Path | None 
     return out / PAGE
 
 
-def page(study: dict[str, Any], files: dict[str, dict[str, Any]]) -> str:
+def page(study: dict[str, Any], files: dict[str, dict[str, Any]], *, still: str = "", css: str = "") -> str:
     """The page.
 
     Args:
         study: see `study_data`.
         files: name below ``data`` -> content of those that it need not fetch.
+        still: HTML that stands there until the script has drawn the page, and where no script runs; the page then fetches
+            nothing. Of it the elements with ``data-part``, ``figures`` and ``methods``, become parts of the page.
+        css: style of `still`.
     """
     import jinja2
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("hf_vitstudy", "viewer"), autoescape=True, undefined=jinja2.StrictUndefined
     )
-    parts = {name: (HERE / file).read_text(encoding="utf-8") for name, file in PARTS.items()}
-    digest = base64.b64encode(hashlib.sha256(parts["script"].encode()).digest()).decode()
+    code = script()
+    digest = base64.b64encode(hashlib.sha256(code.encode()).digest()).decode()
     inside = _in_script({"study": study, "files": files})
-    return environment.get_template("page.html").render(title=study["title"], digest=digest, data=inside, **parts)
+    return environment.get_template("page.html").render(
+        title=study["title"], digest=digest, data=inside, script=code, css=style() + css, still=still
+    )
+
+
+def script() -> str:
+    """The renderer: one script that defines ``VitStudy.mount`` and draws the page around it, if there is one."""
+    return OPENING + "".join(_bare(HERE / "js" / f"{name}.js") for name in SCRIPTS) + "})();\n"
+
+
+def style() -> str:
+    """What it looks like; every rule lies below ``.vs``."""
+    return _bare(HERE / "viz.css")
+
+
+def _bare(path: Path) -> str:
+    """A file without indentation, empty lines and lines that are comments: a tenth less to send, and all of its code."""
+    lines = (line.strip() for line in path.read_text(encoding="utf-8").splitlines())
+    return "".join(line + "\n" for line in lines if line and not line.startswith("//"))
 
 
 def _in_script(value: Any) -> str:
     """JSON that cannot end the element it stands in."""
-    return _compact(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return compact(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
 
 
-def _compact(value: Any) -> str:
+def compact(value: Any) -> str:
+    """JSON without spaces; NaN is an error."""
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
@@ -84,11 +133,11 @@ def _refuse_foreign(out: Path) -> None:
 def _write(source: Source, folder: Path) -> None:
     study = study_data(source)
     (folder / DATA).mkdir()
-    (folder / DATA / "study.json").write_text(_compact(study) + "\n", encoding="utf-8")
-    total = len(study["checkpoints"]) + sum(len(group) * (len(group) - 1) // 2 for group in study["comparable"])
+    (folder / DATA / "study.json").write_text(compact(study) + "\n", encoding="utf-8")
+    total = 3 * len(study["checkpoints"]) + sum(len(group) ** 2 for group in study["comparable"])
     first, inside = _names(study["start"]), {}
-    for name, content in tqdm(_files(source, study), desc="page", total=total, unit="file", disable=None):
-        (folder / DATA / name).write_text(_compact(content) + "\n", encoding="utf-8")
+    for name, content in tqdm(parts_of(source, study), desc="page", total=total, unit="file", disable=None):
+        (folder / DATA / name).write_text(compact(content) + "\n", encoding="utf-8")
         if name in first:
             inside[name] = content
     (folder / PAGE).write_text(page(study, inside), encoding="utf-8")
@@ -98,18 +147,24 @@ def _write(source: Source, folder: Path) -> None:
 def _names(start: list[int]) -> set[str]:
     """Files of the pair that the page opens with."""
     return (
-        {f"checkpoint-{number}.json" for number in start} | {"pair-{}-{}.json".format(*sorted(start))}
+        {f"{kind}-{number}.json" for number in start for kind in ("checkpoint", "network")}
+        | {"pair-{}-{}.json".format(*sorted(start))}
         if start
         else set()
     )
 
 
-def _files(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, content) of the files of all checkpoints and pairs."""
     for number in range(len(study["checkpoints"])):
         yield f"checkpoint-{number}.json", checkpoint_data(source, number)
+        yield f"network-{number}.json", network_data(source, number)
+        yield f"fields-{number}.json", fields_data(source, number)
     for group in study["comparable"]:
-        for a, b in combinations(group, 2):
-            yield f"pair-{a}-{b}.json", pair_data(source, a, b)
+        for a, b in combinations_with_replacement(group, 2):
+            yield f"measures-{a}-{b}.json", measures_data(source, a, b)
+            if a != b:
+                yield f"pair-{a}-{b}.json", pair_data(source, a, b)
 
 
 def _card(study: dict[str, Any]) -> str:
