@@ -1,4 +1,4 @@
-"""Push and pull: the only file that writes to the Hub.
+"""Push and pull: the only file that writes to repositories on the Hub; `jobs` only starts Jobs.
 
 A release is one commit on top of the one that was looked at, so that readers see all of it or nothing, and two writers never
 mix. What comes back is checked twice: against the hashes that the Hub lists, and against ``manifest.json``.
@@ -69,11 +69,13 @@ class Release:
     """What one push sends.
 
     Attributes:
-        kind: ``checkpoint``, ``profile`` or ``study``.
-        type: of the repository, ``model`` or ``dataset``.
+        kind: ``checkpoint``, ``profile``, ``study`` or ``Space``.
+        type: of the repository, ``model``, ``dataset`` or ``space``.
         files: path in the repository -> file on disk, or its content.
         left_out: path -> why a file of the folder is not sent.
         into: folder of an existing repository; empty where the release is the repository.
+        sdk: of a Space, ``static`` or ``gradio``.
+        instead: what to do where the Hub asks for a paid account.
     """
 
     kind: str
@@ -81,6 +83,8 @@ class Release:
     files: Mapping[str, Path | bytes]
     left_out: Mapping[str, str]
     into: str = ""
+    sdk: str | None = None
+    instead: str = ""
 
     def sizes(self) -> dict[str, int]:
         """Path in the repository -> bytes."""
@@ -211,9 +215,11 @@ def push(
     check_revision(revision)
     for name in release.files:
         check_name(name)
-    with explained(f"push to {repo}"):
+    with explained(f"push to {repo}", paid=release.instead):
         api = _api()
-        head = _prepare(api, release, repo, revision, private)
+        head, empty = _prepare(api, release, repo, revision, private)
+    after = f"; {repo} is there now with nothing of yours in it, and the same command fills it" if empty else ""
+    with explained(f"push to {repo}", after=after, paid=release.instead):
         operations = [*_additions(release), *_deletions(api, release, repo, head)]
         found = api.create_commit(
             repo,
@@ -224,21 +230,37 @@ def push(
             parent_commit=parent or head,
         )
         _check_arrived(api, release, repo, found.oid)
-    prefix = "datasets/" if release.type == "dataset" else ""
+    prefix = "" if release.type == "model" else f"{release.type}s/"
     return Pushed(f"{api.endpoint}/{prefix}{repo}/tree/{found.oid}", found.oid, found.oid != head)
 
 
-def _prepare(api: Any, release: Release, repo: str, revision: str, private: bool) -> str:
-    """Repository and branch are there; the commit that the branch is at."""
+def make_repo(repo: str, kind: str) -> None:
+    """Make a repository of a type where it is not there: so that it is known that this account may write to it.
+
+    Raises:
+        StudyError: the Hub refuses, or cannot be reached.
+    """
+    with explained(f"make {check_repo(repo)}"):
+        _api().create_repo(repo, repo_type=kind, exist_ok=True)
+
+
+def _prepare(api: Any, release: Release, repo: str, revision: str, private: bool) -> tuple[str, bool]:
+    """Repository and branch are there; the commit that the branch is at, and whether the repository holds no files yet."""
     if not release.into:
-        api.create_repo(repo, repo_type=release.type, private=private or None, exist_ok=True)
+        api.create_repo(repo, repo_type=release.type, private=private or None, exist_ok=True, space_sdk=release.sdk)
     about = api.repo_info(repo, repo_type=release.type)
     if private and not about.private:
         raise StudyError(f"{repo} is public already, so nothing was sent; make it private in its settings, then push")
     if revision == MAIN:
-        return about.sha
+        return about.sha, _is_empty(about, release.type)
     api.create_branch(repo, branch=revision, repo_type=release.type, exist_ok=True)
-    return api.repo_info(repo, repo_type=release.type, revision=revision).sha
+    return api.repo_info(repo, repo_type=release.type, revision=revision).sha, _is_empty(about, release.type)
+
+
+def _is_empty(about: Any, kind: str) -> bool:
+    """Whether a repository is as the Hub makes it: with nothing but settings of git, and of a Space a card."""
+    made = (".gitattributes", "README.md") if kind == "space" else (".gitattributes",)
+    return all(file.rfilename in made for file in about.siblings or ())
 
 
 def _additions(release: Release) -> list[Any]:
@@ -325,7 +347,8 @@ def _download(where: Address, profiles: bool) -> Path:
         check_name(name)
     wanted = {name: file for name, file in there.items() if is_shown(name)}
     if not wanted:
-        raise StudyError(f"{where.repo} has no folder {scope!r} at {where.revision}" if scope else f"{where} is empty")
+        empty = f"{where} holds no release yet; if a push there was interrupted, the same push again finishes it"
+        raise StudyError(f"{where.repo} has no folder {scope!r} at {where.revision}" if scope else empty)
     root = snapshot_download(
         where.repo,
         repo_type=kind,
@@ -343,12 +366,16 @@ def _download(where: Address, profiles: bool) -> Path:
 
 def _look_up(api: Any, where: Address) -> tuple[str, str]:
     """(type, commit) of the repository: where the address does not say, a data set before a model."""
-    from huggingface_hub.errors import RepositoryNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     *others, last = [where.type] if where.type else ["dataset", "model"]
     for kind in others:
-        with contextlib.suppress(RepositoryNotFoundError):
+        try:
             return kind, api.repo_info(where.repo, repo_type=kind, revision=where.revision).sha
+        except GatedRepoError:
+            raise  # it is there
+        except RepositoryNotFoundError:
+            continue
     return last, api.repo_info(where.repo, repo_type=last, revision=where.revision).sha
 
 
@@ -500,8 +527,13 @@ TROUBLE = "the Hub has trouble; run the same command again later, what was uploa
 
 
 @contextlib.contextmanager
-def explained(what: str) -> Iterator[None]:
+def explained(what: str, *, after: str = "", paid: str = "") -> Iterator[None]:
     """Errors of the Hub and of the network become one line that says what to do and holds no token.
+
+    Args:
+        what: was to be done.
+        after: the end of that line.
+        paid: what to do where the Hub asks for a paid account.
 
     Raises:
         StudyError: instead of any of them.
@@ -512,7 +544,7 @@ def explained(what: str) -> Iterator[None]:
     except StudyError:
         raise
     except expected as error:
-        raise StudyError(f"cannot {what}: {_reason(error)}") from None
+        raise StudyError(f"cannot {what}: {_reason(error, paid)}{after}") from None
 
 
 def _network() -> tuple[type[Exception], ...]:
@@ -522,7 +554,7 @@ def _network() -> tuple[type[Exception], ...]:
     return HfHubHTTPError.__mro__[1], ConnectionError, TimeoutError
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, paid: str = "") -> str:
     """What went wrong and what to do; an upload wraps the error that tells it into another."""
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
@@ -532,21 +564,27 @@ def _reason(error: BaseException) -> str:
     for each in chain:
         if isinstance(each, OfflineModeIsEnabled):
             return "HF_HUB_OFFLINE is set; unset it to reach the Hub"
+        if "/xet-write-token/" in str(each) and "404" in str(each):  # hf_xet asks by itself, and tells it in words
+            return "404, this Hub takes no uploads by Xet; set HF_HUB_DISABLE_XET=1, then run the same command again"
         if isinstance(each, HfHubHTTPError):
-            return f"{_advice(each)}{_said(each.server_message)}"
+            return f"{_advice(each, paid)}{_said(each.server_message)}"
         if isinstance(each, _network()):
             said = without_token(each) or type(each).__name__
             return f"no answer ({said}); check the network, then run the same command again"
     return without_token(error)
 
 
-def _advice(error: Any) -> str:
+def _advice(error: Any, paid: str = "") -> str:
     """What to do about an answer of the Hub, which says 401 also of a repository that is not there."""
-    from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     status = error.response.status_code
+    if status == 402 and paid:
+        return f"402, {paid}"
     if isinstance(error, RevisionNotFoundError):
         return f"{status}, no such branch, tag or commit"
+    if isinstance(error, GatedRepoError):  # which is a RepositoryNotFoundError to old readers
+        return f"{status}, it is gated: ask for access on its page, and log in with `hf auth login`"
     if isinstance(error, RepositoryNotFoundError):
         return f"{status}, no such repository, or not for you; check the name, and log in with `hf auth login` if it is private"
     return f"{status}, {ADVICE.get(status, TROUBLE if status >= 500 else 'the Hub refuses')}"

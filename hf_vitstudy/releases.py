@@ -1,25 +1,30 @@
-"""What a push sends: the files of a checkpoint, a profile or a study, with card, tables and manifest.
+"""What a push sends: the files of a checkpoint, a profile, a study or a Space, with card, tables and manifest.
 
-Weights go out as safetensors only, and nothing that runs when it is loaded goes out at all. A file that holds a token or the
-path of somebody's home stops the push.
+Weights go out as safetensors only, and nothing that runs when it is loaded goes out at all, but of a Space, which is a program
+of this package. A file that holds a token, the path of somebody's home or the name of this machine stops the push.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
+import platform
 import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator, Mapping
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from .cards import model_card
 from .errors import StudyError
 from .hub import BESIDE_MODEL, SHOWN_DOT, TOKEN, Release, check_manifests, check_name, is_shown, manifest_of
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
-from .study import RESULTS, find_profiles, load_study
+from .study import RESULTS, find_profiles, load_study, local_folder, make_study
 from .study_release import add_to_model, release_folder, release_profile
 
 
@@ -39,9 +44,11 @@ RUNS_CODE = (
     ".py",
     ".so",
 )
-TEXT = (".json", ".jsonl", ".md", ".yaml", ".yml", ".txt", ".csv", ".html", ".svg", ".js", ".css", ".toml")
+TEXT = (".json", ".jsonl", ".md", ".yaml", ".yml", ".txt", ".csv", ".html", ".svg", ".js", ".css", ".toml", ".py")
 PIECE = 1 << 20  # bytes read at once
 OVERLAP = 256  # bytes in which a token across two pieces is found
+SHORTEST_HOST = 6  # letters of the name of a machine that is looked for
+EVERYWHERE = {"localhost", "localdomain"}  # names that tell nothing
 
 
 @contextlib.contextmanager
@@ -50,6 +57,7 @@ def opened(
     repo: str,
     *,
     profiles: Path | None = None,
+    study: Path | None = None,
     into_model: bool = False,
     license: str | None = None,
 ) -> Iterator[Release]:
@@ -58,7 +66,10 @@ def opened(
     Args:
         folder: a checkpoint as `save_pretrained` writes it, a profile, or the result of a study.
         repo: ``org/name``, which cards name.
-        profiles: of a study, the folder they lie in, by default its own; of a checkpoint, the one profile shown on its card.
+        profiles: of a study, the folder they lie in, by default its own; of a checkpoint, a profile of it, or a folder in which
+            one is, here or on the Hub: it goes beside the weights, and the card shows its figures and claims.
+        study: of a checkpoint, the result whose verdicts the card shows; by default the one among `profiles`, or else they are
+            judged now.
         into_model: a profile goes beside a model's weights, under ``vitstudy/``, and not into a data set of its own.
         license: identifier as the Hub has them, for the card.
 
@@ -70,10 +81,13 @@ def opened(
         raise StudyError(f"{folder} is a {kind}; only a profile goes into a model's own repository")
     if profiles is not None and kind == "profile":
         raise StudyError("--profiles is of a study or a checkpoint; the folder given is a profile already")
+    if study is not None and (kind != "checkpoint" or profiles is None):
+        raise StudyError("--study is for the card of a checkpoint that is pushed with --profiles; leave it out")
     with tempfile.TemporaryDirectory() as made:
         fresh = Path(made) / "release"
         if kind == "checkpoint":
-            files, left_out = _checkpoint(folder, fresh, repo, profiles, license)
+            shown = _shown(folder, profiles, study, Path(made)) if profiles is not None else {}
+            files, left_out = _checkpoint(folder, fresh, {"name": repo, "license": license, **shown})
         elif into_model:
             load_profile(folder)
             files, left_out = {name: folder / name for name in (ARRAYS, DESCRIPTION, MANIFEST)}, {}
@@ -84,14 +98,36 @@ def opened(
         if kind != "profile":
             files = _with_manifest(files)
         into = f"{BESIDE_MODEL}/{folder.resolve().name}" if into_model else ""
-        yield _release(kind, files, left_out, into)
+        kept = _checked(files)
+        placed = {check_name(f"{into}/{name}" if into else name): content for name, content in kept.items()}
+        yield Release(kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into)
 
 
-def _release(kind: str, files: Mapping[str, Path | bytes], left_out: Mapping[str, str], into: str) -> Release:
+@contextlib.contextmanager
+def opened_space(repo: str, write: Callable[[Path], Any], *, sdk: str, instead: str = "") -> Iterator[Release]:
+    """What a push sends to a Space, which alone may hold programs: those that `write` puts there.
+
+    Args:
+        repo: ``org/name`` of the Space.
+        write: writes its files into a folder, which is named as the Space is.
+        sdk: ``static`` or ``gradio``.
+        instead: what to do where the Hub asks for a paid account.
+
+    Raises:
+        StudyError: as `write` does, or a file holds what is not published.
+    """
+    with tempfile.TemporaryDirectory() as made:
+        folder = Path(made) / repo.split("/")[-1]
+        write(folder)
+        files, left_out = _files(folder, programs=True)
+        yield Release("Space", "space", _checked(_with_manifest(files)), left_out, sdk=sdk, instead=instead)
+
+
+def _checked(files: Mapping[str, Path | bytes]) -> Mapping[str, Path | bytes]:
+    """The same, none of which holds what is not published."""
     for name, content in files.items():
-        _refuse_secrets(name, content)
-    placed = {check_name(f"{into}/{name}" if into else name): content for name, content in files.items()}
-    return Release(kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into)
+        _refuse_secrets(check_name(name), content)
+    return files
 
 
 def _kind(folder: Path) -> str:
@@ -112,10 +148,11 @@ def _kind(folder: Path) -> str:
 # ------------------------------------------------------------------------------------------------------ checkpoints
 
 
-def _checkpoint(
-    folder: Path, fresh: Path, repo: str, profile: Path | None, license: str | None
-) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-    """(path -> file to send, path -> why another is not sent): weights, configuration, card, and the profile beside them."""
+def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[str, Path | bytes], dict[str, str]]:
+    """(path -> file to send, path -> why another is not sent): weights, configuration, card, and the profile beside them.
+
+    `card` are arguments of `add_to_model`.
+    """
     check_manifests(folder)
     files, left_out = _files(folder, deep=(BESIDE_MODEL, SHOWN_DOT))
     if not any(name.endswith(".safetensors") for name in files):
@@ -125,12 +162,37 @@ def _checkpoint(
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
         own_card = README in files and not _is_made(folder)
-        add_to_model(fresh, profile, name=repo, license=license)
+        add_to_model(fresh, **card)
         made, _ = _files(fresh, deep=(BESIDE_MODEL, SHOWN_DOT))
         files |= {name: path for name, path in made.items() if not (own_card and name == README)}
-    elif profile is not None:
+    elif "profile" in card:
         raise StudyError(f"{folder} has no {RECORD} to write a card from; push the profile alone, with --into-model")
     return files, left_out
+
+
+def _shown(folder: Path, profiles: Path, study: Path | None, out: Path) -> dict[str, Any]:
+    """``profile`` of a checkpoint among those given, and the ``results`` of judging it, as `add_to_model` takes them."""
+    if not (folder / RECORD).is_file():
+        return {"profile": profiles}
+    place = local_folder(profiles)
+    chosen = _of_weights(folder, find_profiles(place), profiles)
+    stored = study or (place if (place / RESULTS).is_file() else None)
+    return {"profile": chosen, "results": make_study(place, out / "judged") if stored is None else load_study(stored)}
+
+
+def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
+    """The profile that was measured of the weights in a folder."""
+    if len(found) == 1:
+        return found[0]  # whether it is of other weights, `add_to_model` looks
+    weights = {path.name: digest(path)[0] for path in folder.glob("*.safetensors")}
+    names = {place: load_profile(place).provenance["checkpoint"].get("files") or {} for place in found}
+    of_it = [place for place, files in names.items() if weights and weights.items() <= files.items()]
+    if not of_it:
+        raise StudyError(f"no profile below {where} is of the weights in {folder}; measure that folder first")
+    if len(of_it) > 1:
+        told = ", ".join(map(str, of_it))
+        raise StudyError(f"{len(of_it)} profiles below {where} are of these weights: {told}; name one with --profiles")
+    return of_it[0]
 
 
 def _is_made(folder: Path) -> bool:
@@ -157,8 +219,13 @@ def _study(folder: Path, fresh: Path, repo: str, profiles: Path | None, license:
 # ------------------------------------------------------------------------------------------------------------ files
 
 
-def _files(folder: Path, deep: tuple[str, ...] | None = None) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-    """(path -> file to send, path -> why another is not sent); of subfolders all, or the named ones alone."""
+def _files(
+    folder: Path, deep: tuple[str, ...] | None = None, *, programs: bool = False
+) -> tuple[dict[str, Path | bytes], dict[str, str]]:
+    """(path -> file to send, path -> why another is not sent); of subfolders all, or the named ones alone.
+
+    `programs`: Python files too.
+    """
     files: dict[str, Path | bytes] = {}
     left_out: dict[str, str] = {}
     for path in sorted(folder.rglob("*")):
@@ -171,7 +238,7 @@ def _files(folder: Path, deep: tuple[str, ...] | None = None) -> tuple[dict[str,
         if path.is_dir():
             if deep is not None and "/" not in name and first not in deep:
                 left_out[f"{name}/"] = "a folder"
-        elif path.suffix.lower() in RUNS_CODE:
+        elif path.suffix.lower() in RUNS_CODE and not (programs and path.suffix == ".py"):
             left_out[name] = "could run code when it is loaded"
         else:
             files[name] = path
@@ -202,14 +269,43 @@ def _pieces(content: Path | bytes) -> Iterator[bytes]:
 
 
 def _refuse_secrets(name: str, content: Path | bytes) -> None:
-    """Raises where a file holds what looks like a token or, in a text, the path of the user's home."""
-    home = Path.home()
-    inside = re.compile(rb"(?<![\w./-])" + re.escape(str(home).encode()) + rb"[/\\]") if home.name else None
+    """Raises where a file holds what looks like a token or, in a text, the path of the user's home or this machine's name."""
+    if name.endswith(".zip"):
+        _refuse_packed_secrets(name, content)
+    looked_for = {"what looks like a token of the Hub": TOKEN}
+    if name.endswith(TEXT):
+        found = {"the path of your home folder": _home_pattern(), "the name of this machine": _host_pattern()}
+        looked_for |= {what: pattern for what, pattern in found.items() if pattern}
     before = b""
     for piece in _pieces(content):
         text = before + piece
-        if TOKEN.search(text):
-            raise StudyError(f"{name} holds what looks like a token of the Hub, so nothing was sent; remove it there")
-        if inside and name.endswith(TEXT) and inside.search(text):
-            raise StudyError(f"{name} holds the path of your home folder, so nothing was sent; remove it there")
+        for what, pattern in looked_for.items():
+            if pattern.search(text):
+                raise StudyError(f"{name} holds {what}, so nothing was sent; remove it there")
         before = text[-OVERLAP:]
+
+
+def _refuse_packed_secrets(name: str, content: Path | bytes) -> None:
+    with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as packed:
+        for member in packed.infolist():
+            _refuse_secrets(f"{name}/{member.filename}", packed.read(member))
+
+
+def _home_pattern() -> re.Pattern[bytes] | None:
+    home = Path.home()
+    return re.compile(rb"(?<![\w./-])" + re.escape(str(home).encode()) + rb"[/\\]") if home.name else None
+
+
+def _host_pattern() -> re.Pattern[bytes] | None:
+    """Of the names of this machine, as whole words.
+
+    A name of letters alone could be any word (titan, resnet): it is looked for where a host stands, as in ``user@titan`` and
+    ``hostname: titan``.
+    """
+    whole = {socket.gethostname(), platform.node()}
+    names = {name for each in whole for name in (each, each.split(".")[0])} - EVERYWHERE
+    patterns = []
+    for name in sorted(name for name in names if len(name) >= SHORTEST_HOST and name.isascii()):
+        before = rb"(?:@|host(?:_?name)?[\"']?\s*[:=]\s*[\"']?)" if name.isalpha() else rb"(?<![\w-])"
+        patterns.append(before + re.escape(name.encode()) + rb"(?![\w-])")
+    return re.compile(b"|".join(patterns), re.IGNORECASE) if patterns else None

@@ -1,13 +1,22 @@
 """The command line in processes of its own, as a user starts it, but without paying for the imports each time.
 
-As a script it is the parent of those processes: it has imported what they need, with the Hub's address in its environment,
-and forks one per line of JSON on its standard input.
+As a script it is the ancestor of those processes: it has imported what no setting of the Hub touches, and forks a child for
+every `Client`. That child imports `huggingface_hub`, unmodified, with the Hub's address in its environment, and forks one
+process per command.
 """
 
+import atexit
+import contextlib
+import functools
+import gc
+import importlib
 import json
 import os
+import select
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +27,32 @@ class Done:
     code: int
     out: str
     err: str
+
+
+@functools.cache
+def ancestor() -> str:
+    """The address of the common ancestor, which lives as long as the tests."""
+    folder = tempfile.TemporaryDirectory()
+    address = f"{folder.name}/socket"
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    command = [sys.executable, __file__, address]
+    process = subprocess.Popen(
+        command, env=inherited | {"OMP_NUM_THREADS": "1"}, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+
+    def end() -> None:
+        process.stdin.close()  # which it takes for the end
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        process.stdout.close()
+        folder.cleanup()
+
+    atexit.register(end)
+    assert process.stdout.readline() == b"ready\n"
+    return address
 
 
 class Client:
@@ -31,14 +66,20 @@ class Client:
         inherited |= {"HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}
         inherited |= {"HF_HUB_DISABLE_UPDATE_CHECK": "1"} | ({"HF_TOKEN": token} if token else {}) | environment
         self.environment = inherited
-        command = [sys.executable, __file__]
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=inherited, text=True
-        )
         self._turn = threading.Lock()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(ancestor())
+            self._talk = connection.makefile("rw")
+        self._tell(inherited)
 
-    def __call__(self, *argv: object, cache: Path | None = None, patience: float = 0, **environment: str) -> Done:
-        """Run a command to its end.
+    def __call__(self, *argv: object, **options) -> Done:
+        """Run a command to its end; options as for `started`."""
+        with self.started(*argv, **options) as (_, wait):
+            return wait()
+
+    @contextlib.contextmanager
+    def started(self, *argv: object, cache: Path | None = None, patience: float = 0, **environment: str):
+        """(number of the process, function that waits for its end) of a command that runs.
 
         Args:
             cache: another cache than the common one.
@@ -46,21 +87,27 @@ class Client:
         """
         place = str(self.home / f"command{len(list(self.home.glob('*.err'))):03d}")
         order = {"argv": [str(word) for word in argv], "place": place, "cache": cache and str(cache)}
-        order |= {"environment": environment, "patience": patience}
         with self._turn:
-            self._process.stdin.write(json.dumps(order) + "\n")
-            self._process.stdin.flush()
-            code = int(self._process.stdout.readline())
-        out, err = (Path(f"{place}.{end}").read_text(encoding="utf-8") for end in ("out", "err"))
-        return Done(code, out, err)
+            self._tell(order | {"environment": environment, "patience": patience})
+            number, ended = int(self._talk.readline()), []
+
+            def wait() -> Done:
+                ended.append(int(self._talk.readline()))
+                out, err = (Path(f"{place}.{end}").read_text(encoding="utf-8") for end in ("out", "err"))
+                return Done(ended[0], out, err)
+
+            yield number, wait
+            assert ended, "the end of a command is waited for"
+
+    def _tell(self, what: object) -> None:
+        self._talk.write(json.dumps(what) + "\n")
+        self._talk.flush()
 
     def close(self) -> None:
-        self._process.stdin.close()
-        self._process.wait(10)
-        self._process.stdout.close()
+        self._talk.close()
 
 
-def _child(order: dict) -> None:
+def _command(order: dict) -> None:
     import time
 
     from huggingface_hub import constants
@@ -78,37 +125,68 @@ def _child(order: dict) -> None:
     main()
 
 
-def _parent() -> None:
-    sys.modules["torch"] = sys.modules["transformers"] = None  # the Hub needs neither
-    import contextlib
+def _forked(run, *arguments) -> int:
+    """The number of a new process that runs a function and ends with its exit code."""
+    number = os.fork()
+    if number:
+        return number
+    code = 1
+    try:
+        run(*arguments)
+        code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    except BaseException:
+        import traceback
 
+        traceback.print_exc()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _client(connection: socket.socket) -> None:
+    """Commands of one account, in turn."""
+    talk = connection.makefile("rw")
+    os.environ.clear()
+    os.environ |= json.loads(talk.readline())
     from huggingface_hub import CommitOperationAdd, DatasetCardData, HfApi, snapshot_download  # noqa: F401
     from huggingface_hub.utils import get_session
 
-    import hf_vitstudy.comparison
-    import hf_vitstudy.releases  # noqa: F401
+    get_session()
+    for line in talk:
+        number = _forked(_command, json.loads(line))
+        talk.write(f"{number}\n")
+        talk.flush()
+        talk.write(f"{os.waitstatus_to_exitcode(os.waitpid(number, 0)[1])}\n")
+        talk.flush()
+
+
+def _ancestor(address: str) -> None:
+    sys.modules["torch"] = sys.modules["transformers"] = None  # the Hub needs neither
+    for name in ("encodings.idna", "matplotlib.backends.backend_agg", "pyarrow.parquet", "rich.markup", "rich.table"):
+        importlib.import_module(name)
+    for name in ("comparison", "findings", "jobs", "releases", "report", "space_release"):
+        importlib.import_module(f"hf_vitstudy.{name}")
     from hf_vitstudy.cli import app
 
-    get_session()
     with contextlib.redirect_stdout(None):  # it imports some modules when it first runs
         app(["collect", "org/title", "org/name", "--dry-run"], standalone_mode=False)
-    for line in sys.stdin:
-        child = os.fork()
-        if child == 0:
-            code = 1
-            try:
-                _child(json.loads(line))
-            except SystemExit as end:
-                code = end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-        print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)  # noqa: T201
+        app(["push", "--help"], standalone_mode=False)
+    gc.freeze()  # what is there stays, so that no child copies it to count it
+    assert "huggingface_hub" not in sys.modules, "it reads the environment when it is imported"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(address)
+        listener.listen()
+        print("ready", flush=True)  # noqa: T201
+        while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+            connection, _ = listener.accept()
+            _forked(_client, connection)
+            connection.close()
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.waitpid(-1, 0)
 
 
 if __name__ == "__main__":
-    _parent()
+    _ancestor(sys.argv[1])

@@ -2,9 +2,10 @@
 
     with Hub() as hub:  # and in another process: HF_ENDPOINT=hub.url HF_HUB_DISABLE_XET=1
 
-Repositories of models, data sets and Spaces; branches and tags; the LFS way of uploading; commits as NDJSON; reading with
-ETag and Range; Collections. `Fault`s make single requests fail in chosen ways. It is no model of permissions beyond this: the
-account of `TOKEN` may write to `ORGS`, and private repositories do not exist for others.
+Repositories of models, data sets and Spaces; branches and tags; the LFS way of uploading and, with a folder to store in, that
+of Xet; commits as NDJSON; reading with ETag and Range; Collections; Jobs, which are written down and never run. `Fault`s make
+single requests fail in chosen ways. It is no model of permissions beyond this: the account of `TOKEN` may write to `ORGS`,
+private repositories do not exist for others, and nobody has access to gated ones.
 """
 
 import asyncio
@@ -12,11 +13,15 @@ import base64
 import hashlib
 import json
 import re
+import shutil
 import socket
+import struct
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import unquote
 
 import uvicorn
@@ -71,6 +76,7 @@ class Repo:
     kind: str
     id: str
     private: bool = False
+    gated: bool = False
     sdk: str | None = None
     branches: dict[str, list[Commit]] = field(default_factory=dict)
     tags: dict[str, Commit] = field(default_factory=dict)
@@ -135,7 +141,9 @@ class Fault:
 class Hub:
     """The server and all it stores; `requests` lists what was asked, as ``METHOD path``."""
 
-    def __init__(self, *, redirect: bool = False, page: int = 1000) -> None:
+    def __init__(self, *, redirect: bool = False, page: int = 1000, xet: Path | None = None) -> None:
+        self.jobs: list[dict] = []
+        self.xet = xet
         self.repos: dict[tuple[str, str], Repo] = {}
         self.lfs: dict[str, bytes] = {}
         self.collections: dict[str, dict] = {}
@@ -172,7 +180,8 @@ class Hub:
         repo = self.repos[kind, name] = Repo(kind, name, **about)
         repo.commit(
             "main",
-            {".gitattributes": Blob(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", False)},
+            {".gitattributes": Blob(b"*.safetensors filter=lfs diff=lfs merge=lfs -text\n", False)}
+            | ({"README.md": Blob(f"---\nsdk: {repo.sdk}\n---\n".encode(), False)} if kind == "space" else {}),
             "initial commit",
         )
         return repo
@@ -240,6 +249,15 @@ class Hub:
         repo = self.repo(kind, name)
         if repo.private and request.headers.get("authorization") != f"Bearer {TOKEN}":
             raise RefusalError(401, "RepoNotFound", "Repository not found")
+        return repo
+
+    def may_look_inside(self, request: Request, kind: str, name: str) -> Repo:
+        """Of a gated repository everybody sees that it is there, and a few its files."""
+        repo = self.may_read(request, kind, name)
+        if repo.gated:
+            raise RefusalError(
+                403, "GatedRepo", f"Access to {name} is restricted and you are not in the authorized list."
+            )
         return repo
 
     def may_write(self, request: Request, name: str) -> None:
@@ -408,6 +426,56 @@ async def lfs_verify(hub: Hub, request: Request, oid: str) -> Response:
     return Response(status_code=200 if oid in hub.lfs and len(hub.lfs[oid]) == asked["size"] else 404)
 
 
+@route("GET", "/api/{kind}/{repo}/xet-write-token/{rev}")
+async def xet_token(hub: Hub, request: Request, kind: str, repo: str, rev: str) -> Response:
+    """`hf_xet` 1.8 takes a folder for a store, which is documented nowhere."""
+    hub.may_write(request, repo)
+    if hub.xet is None:
+        raise RefusalError(404, "", "no Xet here")
+    ends, url = int(time.time()) + 3600, f"local://{hub.xet}"
+    headers = {"X-Xet-Cas-Url": url, "X-Xet-Access-Token": "x", "X-Xet-Token-Expiration": str(ends)}
+    return JSONResponse({"accessToken": "x", "exp": ends, "casUrl": url}, headers=headers)
+
+
+def fetch_from_xet(hub: Hub, sha256: str, size: int) -> None:
+    """Put a file together from the pieces in the store, of which the client may still hold the lock."""
+    import hf_xet
+
+    with tempfile.TemporaryDirectory() as folder:
+        shutil.copytree(hub.xet, f"{folder}/store")
+        name = xet_names(Path(folder, "store")).get(sha256)
+        if name is None:
+            return
+        files = {
+            "endpoint": f"local://{folder}/store",
+            "token": "x",
+            "token_expiry_unix_secs": int(time.time()) + 3600,
+        }
+        with hf_xet.XetSession().new_file_download_group(**files) as group:
+            group.start_download_file(hf_xet.XetFileInfo(name, size), f"{folder}/file")
+        content = Path(folder, "file").read_bytes()
+    assert hashlib.sha256(content).hexdigest() == sha256
+    hub.lfs[sha256] = content
+
+
+def xet_names(store: Path) -> dict[str, str]:
+    """sha256 -> Xet's own hash of every file in the store, as its shards list them in records of 48 bytes."""
+
+    def text(hashed: bytes) -> str:
+        return "".join(f"{part:016x}" for part in struct.unpack("<4Q", hashed))
+
+    found = {}
+    for path in store.rglob("*.mdb"):
+        shard, place = path.read_bytes(), 48
+        while (hashed := shard[place : place + 32]) != b"\xff" * 32:
+            flags, pieces, _ = struct.unpack_from("<IIQ", shard, place + 32)
+            place += 48 * (1 + pieces * (1 + (flags >> 31)))  # the file, its pieces, and what verifies each
+            if flags >> 30 & 1:
+                found[text(shard[place : place + 32])] = text(hashed)
+                place += 48
+    return found
+
+
 @route("POST", "/api/{kind}/{repo}/commit/{rev}")
 async def commit(hub: Hub, request: Request, kind: str, repo: str, rev: str) -> Response:
     hub.may_write(request, repo)
@@ -425,6 +493,8 @@ async def commit(hub: Hub, request: Request, kind: str, repo: str, rev: str) -> 
         elif line["key"] == "file":
             files[value["path"]] = Blob(base64.b64decode(value["content"]), False)
         elif line["key"] == "lfsFile":
+            if value["oid"] not in hub.lfs and hub.xet:
+                await asyncio.to_thread(fetch_from_xet, hub, value["oid"], value["size"])
             if value["oid"] not in hub.lfs:
                 raise RefusalError(400, "", f"LFS object {value['oid']} was not uploaded")
             files[value["path"]] = Blob(hub.lfs[value["oid"]], True)
@@ -483,7 +553,7 @@ async def paths_info(hub: Hub, request: Request, kind: str, repo: str, rev: str)
 
 @route("GET|HEAD", "/{prefix}{repo}/(?:resolve|raw)/{rev}/(?P<path>.+)")
 async def resolve(hub: Hub, request: Request, kind: str, repo: str, rev: str, path: str) -> Response:
-    commit = hub.may_read(request, KINDS[kind or "models"], repo).at(rev)
+    commit = hub.may_look_inside(request, KINDS[kind or "models"], repo).at(rev)
     said = {"X-Repo-Commit": commit.oid}
     if path not in commit.files:
         raise RefusalError(404, "EntryNotFound", f"{path} does not exist", **said)
@@ -556,3 +626,17 @@ async def add_item(hub: Hub, request: Request, slug: str) -> Response:
     note = {"text": asked["note"]} if asked.get("note") else None
     items.append(asked["item"] | {"_id": str(len(items)), "position": len(items), "note": note})
     return JSONResponse(hub.collections[slug])
+
+
+# -------------------------------------------------------------------------------------------------------------- Jobs
+
+
+@route("POST", "/api/jobs/(?P<namespace>[^/]+)")
+async def start_job(hub: Hub, request: Request, namespace: str) -> Response:
+    hub.may_write(request, f"{namespace}/-")
+    asked = await request.json()
+    hub.jobs.append(asked)
+    said = {key: asked.get(key) for key in ("dockerImage", "command", "arguments", "environment", "flavor", "labels")}
+    owner = {"id": "0", "name": namespace, "type": "user"}
+    status = {"stage": "RUNNING", "message": None}
+    return JSONResponse(said | {"id": str(len(hub.jobs)), "secrets": {}, "owner": owner, "status": status})

@@ -1,7 +1,12 @@
 """What a push sends and what it refuses to send; no Hub is asked."""
 
+import io
 import json
+import platform
+import re
 import shutil
+import socket
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +17,11 @@ from synthetic import synthetic_profile
 from test_cards import SCRATCH
 
 from hf_vitstudy.cards import model_card
+from hf_vitstudy.claims import choose_claims
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.hub import Release, check_manifests
-from hf_vitstudy.releases import OVERLAP, PIECE, digest, opened
+from hf_vitstudy.releases import OVERLAP, PIECE, digest, opened, opened_space
+from hf_vitstudy.study import Settings, make_study
 
 
 REPO = "org/name"
@@ -105,12 +112,84 @@ def test_a_card_changed_by_hand_stays(checkpoint):
     assert files["README.md"] == b"# Mine"
 
 
-def test_a_checkpoint_shows_a_profile(checkpoint, tmp_path):
+JUDGED = ("P-F1", "P-F2-mlp", "R-1")
+
+
+@pytest.fixture
+def own(checkpoint, tmp_path) -> Path:
+    """The checkpoint's own profile, beside that of another network."""
     weights = digest(checkpoint / "model.safetensors")[0]
     (checkpoint / "training.json").write_text(json.dumps(SCRATCH | {"files": {"model.safetensors": weights}}))
     made = synthetic_profile("vit", n=32, block=16)
     made.provenance["checkpoint"]["files"] = {"model.safetensors": weights}
-    folder = made.save(tmp_path / "profiles" / "digits")
+    synthetic_profile("resnet", n=32, block=16).save(tmp_path / "profiles" / "resnet")
+    return made.save(tmp_path / "profiles" / "digits")
+
+
+@pytest.fixture
+def judged(own, tmp_path) -> dict:
+    """The stored result of both."""
+    settings = Settings(tuple(choose_claims(JUDGED)), draws=100, permutations=2)
+    return make_study(own.parent, tmp_path / "study", settings)
+
+
+def claims_of(card: str) -> dict[str, list[str]]:
+    """id -> the cells of the table of claims, as a reader sees them."""
+    rows = [re.split(r"(?<!\\\\)\|", line)[1:-1] for line in card.splitlines() if re.match(r"\| [A-Z]-\w+", line)]
+    return {row[0].strip(): [cell.strip() for cell in row[1:]] for row in rows}
+
+
+@pytest.mark.parametrize("stored", [True, False])
+def test_the_card_shows_the_claims_as_they_were_judged(stored, checkpoint, own, judged, tmp_path, monkeypatch):
+    """Verdict, effect and n of every claim that was judged on this network; of a stored result, or judged now."""
+    if not stored:
+        monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: make_study(place, out, settings))
+        settings = Settings(tuple(choose_claims(JUDGED)), draws=100, permutations=2)
+    about = {"study": tmp_path / "study"} if stored else {}
+    _, files = released(checkpoint, profiles=own.parent, **about)
+    assert "vitstudy/digits/profile.json" in files
+    assert "vitstudy/figures/cka.png" in files
+    assert files["vitstudy/figures/cka.png"].startswith(b"\x89PNG")
+    card = files["README.md"].decode()
+    assert "](vitstudy/figures/cka.png)" in card
+    number = next(n for n, each in enumerate(judged["checkpoints"]) if each["key"] == "digits")
+    expected = {each["claim"]: each for each in judged["judgements"] if number in each["checkpoints"]}
+    found = claims_of(card)
+    assert set(found) == set(expected) == set(JUDGED)
+    for claim, (_, verdict, effect, _, n, _) in found.items():
+        estimate = expected[claim]["estimate"]
+        value, low, high = map(float, re.fullmatch(r"(\S+) \((\S+) to (\S+)\)", effect.replace("−", "-")).groups())
+        for shown, end in ((value, "value"), (low, "low"), (high, "high")):
+            assert shown == pytest.approx(estimate[end], rel=0.01, abs=0.001)
+        assert (verdict, n) == (f"1 {expected[claim]['verdict']}", str(estimate["n"]))
+
+
+def test_the_text_of_a_study_is_escaped_on_the_card(checkpoint, own, judged, tmp_path):
+    evil = "</table><script>alert(1)</script> | [x](javascript:1) `"
+    result = judged | {"title": evil, "claims": [each | {"text": evil} for each in judged["claims"]]}
+    (tmp_path / "study" / "results.json").write_text(json.dumps(result))
+    _, files = released(checkpoint, profiles=own, study=tmp_path / "study" / "results.json")
+    card = files["README.md"].decode()
+    assert "<script>" not in card
+    assert "[x](javascript" not in card
+    assert {len(cells) for cells in claims_of(card).values()} == {6}, "no text made another cell"
+
+
+def test_profiles_of_which_none_or_two_are_of_the_weights(checkpoint, own, tmp_path):
+    shutil.copytree(own, own.parent / "again")
+    nothing(checkpoint, "2 profiles below .* are of these weights: .*again, .*digits; name one", profiles=own.parent)
+    for name in ("again", "digits"):
+        shutil.rmtree(own.parent / name)
+    synthetic_profile("vit", n=32, block=16).save(own.parent / "other")
+    nothing(checkpoint, "no profile below .* is of the weights in .*; measure that folder first", profiles=own.parent)
+    study = tmp_path / "study"
+    nothing(checkpoint, "--study is for the card of a checkpoint that is pushed with --profiles", study=study)
+    nothing(own.parent / "other", "--study is for the card of a checkpoint", study=study)
+
+
+def test_a_checkpoint_shows_a_profile(checkpoint, own, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    folder = own
     _, files = released(checkpoint, profiles=folder)
     for name in ("arrays.safetensors", "profile.json", "manifest.json"):
         assert files[f"vitstudy/digits/{name}"] == (folder / name).read_bytes()
@@ -225,3 +304,81 @@ def test_what_only_looks_like_a_secret_passes(text, checkpoint, monkeypatch):
 def test_a_name_that_other_systems_cannot_hold_stops_the_push(name, checkpoint):
     (checkpoint / name).write_text("1")
     nothing(checkpoint, "refused a file called ")
+
+
+HOSTS = {
+    "gpu-node-17": ["trained on gpu-node-17", '{"host": "GPU-NODE-17"}', "gpu-node-17.cluster.example.org"],
+    "titan.example.org": ["somebody@titan.example.org", "at TITAN.example.org:22"],
+    "apollo": ["root@apollo:~", '"hostname": "apollo"', "HOST=apollo"],
+    "3f9c0a1b2d4e": ["ran in 3f9c0a1b2d4e"],
+}
+NO_HOSTS = {
+    "gpu-node-17": ["gpu-node-170", "a-gpu-node-17", "gpu"],
+    "apollo": ["the apollo programme", "apollo13@site.org", "org/apollo"],
+    "resnet": ["resnet", '{"model_type": "resnet"}', "resnet-50"],
+    "3f9c0a1b2d4e": ["a03f9c0a1b2d4ef7"],
+    "box1": ["box1", "@box1"],
+    "localhost.localdomain": ["http://localhost:8000", "localhost"],
+}
+
+
+def written(checkpoint: Path, host: str, text: str, monkeypatch) -> None:
+    monkeypatch.setattr(socket, "gethostname", lambda: host)
+    monkeypatch.setattr(platform, "node", lambda: host)
+    (checkpoint / "log.jsonl").write_text(text)
+
+
+@pytest.mark.parametrize(("host", "text"), [(host, text) for host, texts in HOSTS.items() for text in texts])
+def test_the_name_of_the_machine_stops_the_push(host, text, checkpoint, monkeypatch):
+    written(checkpoint, host, text, monkeypatch)
+    with pytest.raises(StudyError, match=r"log\.jsonl holds the name of this machine, so nothing was sent") as caught:
+        released(checkpoint)
+    assert host not in str(caught.value)
+
+
+@pytest.mark.parametrize(("host", "text"), [(host, text) for host, texts in NO_HOSTS.items() for text in texts])
+def test_what_only_looks_like_the_machine_passes(host, text, checkpoint, monkeypatch):
+    written(checkpoint, host, text, monkeypatch)
+    assert "log.jsonl" in released(checkpoint)[1]
+
+
+# -------------------------------------------------------------------------------------------------------- of a Space
+
+
+def space_of(**files: bytes) -> dict[str, bytes]:
+    def write(folder: Path) -> None:
+        assert folder.name == "name", "evaluate finds a module by the name of its folder"
+        for name, content in files.items():
+            path = folder / name.replace("__", "/")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+
+    with opened_space(REPO, write, sdk="gradio", instead="pay") as release:
+        assert (release.kind, release.type, release.sdk, release.instead) == ("Space", "space", "gradio", "pay")
+        return {name: content.read_bytes() for name, content in release.files.items() if isinstance(content, Path)}
+
+
+def test_a_space_holds_programs_but_nothing_that_is_unpickled():
+    sent = space_of(
+        **{"app.py": b"1", "package__code.py": b"2", "data__x.pkl": b"3", ".env": b"4", "index.html": b"5"}
+    )
+    assert sent == {"app.py": b"1", "package/code.py": b"2", "index.html": b"5"}
+
+
+def packed(text: str) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inner/log.json", text)
+    return file.getvalue()
+
+
+def test_a_secret_inside_an_archive_or_a_program_stops_the_push(monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: HOME)
+    assert TOKEN.encode() not in packed(TOKEN * 5), "compressed, it is not seen from outside"
+    with pytest.raises(StudyError, match=r"data\.zip/inner/log\.json holds what looks like a token of the Hub"):
+        space_of(**{"data.zip": packed(TOKEN * 5)})
+    with pytest.raises(StudyError, match=r"data\.zip/inner/log\.json holds the path of your home folder"):
+        space_of(**{"data.zip": packed("/home/somebody/x")})
+    with pytest.raises(StudyError, match=r"app\.py holds the path of your home folder"):
+        space_of(**{"app.py": b"open('/home/somebody/x')"})
+    assert space_of(**{"data.zip": packed("{}")})
