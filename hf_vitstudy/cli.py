@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shlex
 import sys
 import textwrap
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
 
     from .claims import Control, Judgement
     from .hub import Release
+    from .jobs import Job
 
 app = typer.Typer(
     name="vitstudy",
@@ -31,7 +34,9 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-HUB = "huggingface_hub"
+HUB, SERVER = "huggingface_hub", "gradio"
+ABOUT_JOBS = ("push_to", "flavor", "timeout", "requirement", "dry_run")  # options of `measure`
+STUDY_EXTRA = ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate", "evaluate")
 
 CheckpointArgument = Annotated[str, typer.Argument(help="Hub id (org/name or org/name@revision) or local folder.")]
 ProfilesArgument = Annotated[
@@ -39,6 +44,12 @@ ProfilesArgument = Annotated[
 ]
 DrawsOption = Annotated[int, typer.Option(min=100, help="Bootstrap draws behind every interval.")]
 SeedOption = Annotated[int, typer.Option(help="Seed of the bootstrap draws.")]
+RequirementOption = Annotated[
+    str | None,
+    typer.Option(
+        help="How another machine installs this package, as pip has it, such as git+https://HOST/OWNER/NAME@COMMIT."
+    ),
+]
 
 
 def main() -> None:
@@ -50,9 +61,9 @@ def main() -> None:
             typer.echo(f"error: {error}", err=True)
         sys.exit(2)
     except ModuleNotFoundError as error:
-        if error.name not in ("torch", "transformers", "datasets", "PIL", "sklearn", "yaml", "accelerate", HUB):
+        if error.name not in (*STUDY_EXTRA, HUB, SERVER):
             raise
-        what, extra = ("the Hub", "hub") if error.name == HUB else ("measuring", "study")
+        what, extra = {HUB: ("the Hub", "hub"), SERVER: ("serving", "space")}.get(error.name, ("measuring", "study"))
         typer.echo(f"error: {what} needs {error.name}; install it with: pip install 'hf_vitstudy[{extra}]'", err=True)
         sys.exit(2)
 
@@ -113,6 +124,7 @@ def blocks(
 
 @app.command()
 def measure(
+    context: typer.Context,
     checkpoint: CheckpointArgument,
     images: Annotated[str, typer.Option(help="Hub id of a data set, .parquet file, or image folder.")],
     split: Annotated[str | None, typer.Option(help="Split of the data set; by default validation or test.")] = None,
@@ -145,12 +157,33 @@ def measure(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on where the same measurement was interrupted.")
     ] = False,
+    push_to: Annotated[
+        str | None, typer.Option(help="org/name on the Hub; the profile is then pushed there, as a data set.")
+    ] = None,
+    flavor: Annotated[
+        str | None, typer.Option("--hf-job", help="Measure in a Job on the Hub's machines, such as a10g-small.")
+    ] = None,
+    timeout: Annotated[str, typer.Option(help="Of the Job, after which it ends without a result.")] = "2h",
+    requirement: RequirementOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the call of the Job, and start none.")] = False,
 ) -> None:
     """Measure one checkpoint on reference images and write its profile.
 
     Example: vitstudy measure google/vit-base-patch16-224 --images ILSVRC/imagenet-1k --split validation
     On several GPUs: accelerate launch -m hf_vitstudy measure ... with the same options.
     """
+    if flavor is not None:
+        from .jobs import make_job
+
+        words = _words_for_job(context)
+        job = make_job(words, requirement, repo=push_to, type="dataset", flavor=flavor, timeout=timeout)
+        return _start(job, dry_run)
+    if dry_run:
+        raise StudyError("--dry-run shows the call of a Job; name its hardware, as in --hf-job a10g-small")
+    if push_to is not None and _speaks():
+        from .hub import make_repo
+
+        make_repo(push_to, "dataset")  # before hours of work, not after them
     from .analyses import choose_analyses
     from .checkpoints import short_name
     from .measuring import keep_memory
@@ -182,6 +215,61 @@ def measure(
         for name, why in profile.provenance["absent"].items():
             typer.echo(f"without {name}: {why}")
         typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places -> {folder}")
+        if push_to is not None:
+            from . import hub
+            from .releases import opened
+
+            with opened(folder, push_to) as release:
+                typer.echo(f"profile -> {hub.push(release, push_to).url}")
+
+
+def _words_for_job(context: typer.Context) -> list[str]:
+    """The same command for a machine of the Hub, without what is about the Job.
+
+    Raises:
+        StudyError: an option is about this machine.
+    """
+    from .jobs import require_on_hub
+
+    given = {name: value for name, value in context.params.items() if _is_given(context, name)}
+    require_on_hub(
+        "the checkpoint", given["checkpoint"], "push it first: vitstudy push FOLDER org/name, then name org/name"
+    )
+    require_on_hub(
+        "--images",
+        given["images"],
+        "make a data set on the Hub of it first: hf upload org/name FOLDER --repo-type dataset",
+    )
+    for name, why in (
+        ("analysis", "files of your own"),
+        ("resume", "disk that stays"),
+        ("out", "disk that stays"),
+    ):
+        if name in given:
+            raise StudyError(f"a Job has no {why}; leave out --{name}")
+    words = ["vitstudy", "measure", given["checkpoint"]]
+    for parameter in context.command.params:
+        if parameter.name in given and parameter.name not in ("checkpoint", *ABOUT_JOBS):
+            value = given[parameter.name]
+            words += [parameter.opts[0]] if isinstance(value, bool) else [parameter.opts[0], str(value)]
+    return words
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _start(job: Job, dry_run: bool) -> None:
+    """Show the call of a Job and, unless nothing shall happen, start it."""
+    from .jobs import submit
+
+    typer.echo(job)
+    if dry_run:
+        typer.echo(f"dry run: no Job was started; its result would go to {job.type} {job.repo}")
+        return
+    typer.echo(f"started: {submit(job)}")
+    typer.echo(f"its result will be at {job.type} {job.repo}; what a Job has not pushed when it ends is lost")
 
 
 def _speaks() -> bool:
@@ -408,10 +496,18 @@ def report(
 
 @app.command()
 def space(
-    study: Annotated[Path, typer.Argument(help="results.json of `vitstudy study`, or the folder it lies in.")],
+    study: Annotated[
+        str | None,
+        typer.Argument(
+            help="results.json of `vitstudy study`, the folder it lies in, or org/name[@revision] on the Hub; "
+            "by default the study that comes with this package."
+        ),
+    ] = None,
     static: Annotated[
         Path | None,
-        typer.Option(help="Folder to write the page to: index.html, data, and the card of a static Space."),
+        typer.Option(
+            help="Serve nothing; write the page to this folder: index.html, data, the card of a static Space."
+        ),
     ] = None,
     profiles: Annotated[
         Path | None,
@@ -419,19 +515,35 @@ def space(
             help="Folder of the study's profiles, or org/name[@revision] on the Hub; by default the study's."
         ),
     ] = None,
+    live: Annotated[
+        list[str] | None,
+        typer.Option(help="A checkpoint that looks at visitors' images: a folder, or one on the Hub. Give two."),
+    ] = None,
+    host: Annotated[
+        str, typer.Option(help="Who may connect; 0.0.0.0 lets every machine of the network.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int | None, typer.Option(min=1, max=65535, help="By default the first free one from 7860.")
+    ] = None,
 ) -> None:
-    """Write the interactive comparison of a study as a page without a server: claims, and any two checkpoints inside.
+    """Serve the interactive comparison of a study: claims, any two checkpoints inside, images of your own, API and MCP.
 
-    The page needs no network and no torch; a served app, which also looks at images of your own, is yet to come.
+    With --static it is written as a page that needs no server; there, only your own images are missing.
 
     Example: vitstudy space study --profiles profiles --static site
     """
-    from .viewer import export_site
+    if static is not None:
+        from .space_release import space_folder
 
-    if static is None:
-        raise StudyError("name the folder of the page, as in --static site; a served app is not part of this version")
-    typer.echo(f"page -> {export_site(study, static, profiles)}")
-    typer.echo(f"look at it: python -m http.server --directory {static}")
+        folder = space_folder(static, study, sdk="static", profiles=profiles)
+        typer.echo(f"page -> {folder / 'index.html'}")
+        typer.echo(f"look at it: python -m http.server --directory {static}")
+        return
+    from .space import make_app
+
+    made = make_app(study, profiles, live)
+    typer.echo("serving; end it with Ctrl+C")
+    made.launch(host, port)
 
 
 # ----------------------------------------------------------------------------------------------------------- the Hub
@@ -439,17 +551,40 @@ def space(
 
 @app.command()
 def push(
-    folder: Annotated[Path, typer.Argument(help="A checkpoint, a profile, or a study.")],
-    repo: Annotated[str, typer.Argument(help="org/name on the Hub; made where it is not there.")],
+    folder: Annotated[
+        Path | None,
+        typer.Argument(help="A checkpoint, a profile, or a study; of a Space a study, here or on the Hub."),
+    ] = None,
+    repo: Annotated[str | None, typer.Argument(help="org/name on the Hub; made where it is not there.")] = None,
     profiles: Annotated[
         Path | None,
         typer.Option(
-            help="Folder of a study's profiles, by default its own; or the profile shown on a checkpoint's card."
+            help="Folder of a study's profiles, by default its own; of a checkpoint, its profile, or a folder with it, "
+            "for figures and claims on the card."
+        ),
+    ] = None,
+    study: Annotated[
+        Path | None,
+        typer.Option(
+            help="Result whose verdicts a checkpoint's card shows; by default its --profiles are judged now."
         ),
     ] = None,
     into_model: Annotated[
         bool, typer.Option("--into-model", help="Put a profile beside a model's weights, under vitstudy/.")
     ] = False,
+    space: Annotated[
+        str | None, typer.Option(help="org/name of a Space, instead of a repository: the comparison of a study.")
+    ] = None,
+    sdk: Annotated[
+        str, typer.Option(help="Of the Space: static, which is free and never sleeps; or gradio.")
+    ] = "static",
+    live: Annotated[
+        list[str] | None, typer.Option(help="Of a Gradio Space: two checkpoints that look at images of a visitor.")
+    ] = None,
+    metric: Annotated[
+        str | None, typer.Option(help="Of the Space: a metric for evaluate.load, such as cka, instead of a study.")
+    ] = None,
+    requirement: RequirementOption = None,
     license: Annotated[str | None, typer.Option(help="For the card, as the Hub has them, such as cc-by-4.0.")] = None,
     revision: Annotated[str, typer.Option(help="Branch, made where it is not there.")] = "main",
     message: Annotated[str | None, typer.Option(help="Message of the commit.")] = None,
@@ -459,24 +594,92 @@ def push(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be sent, and send nothing.")] = False,
 ) -> None:
-    """Send a fine-tuned checkpoint, a profile or a study to the Hub, as one commit.
+    """Send a fine-tuned checkpoint, a profile, a study or a Space to the Hub, as one commit.
 
     A checkpoint becomes a model, a profile or a study a data set. The token is that of `hf auth login`, or HF_TOKEN.
 
     Example: vitstudy push profiles/resnet-50 org/resnet-50-profile --private
+    The comparison as a page on the Hub: vitstudy push study --space org/compare --profiles profiles
     """
     from . import hub
     from .releases import opened
 
-    hub.check_repo(repo)
+    target = hub.check_repo(_one_target(folder, repo, space, metric))
     hub.check_revision(revision)
-    with opened(folder, repo, profiles=profiles, into_model=into_model, license=license) as release:
-        _print_release(release, repo)
+    if space is not None:
+        given = {"--into-model": into_model, "--license": license, "--study": study}
+        _refuse(given, "not of a Space")
+        sending = _opened_space(folder, target, sdk, metric=(metric, requirement), profiles=profiles, live=live or [])
+    else:
+        _refuse(
+            {"--live": live, "--metric": metric, "--requirement": requirement},
+            "of a Space; name it with --space org/name",
+        )
+        assert folder is not None, "asked for"
+        sending = opened(folder, target, profiles=profiles, study=study, into_model=into_model, license=license)
+    with sending as release:
+        _print_release(release, target)
         if dry_run:
             typer.echo("dry run: nothing was sent")
             return
-        done = hub.push(release, repo, revision=revision, message=message, private=private, parent=parent)
+        done = hub.push(release, target, revision=revision, message=message, private=private, parent=parent)
     typer.echo(f"{release.kind} -> {done.url}" if done.new else f"nothing new: all of it is at {done.url}")
+
+
+def _one_target(folder: Path | None, repo: str | None, space: str | None, metric: str | None) -> str:
+    """The repository or the Space, where exactly one was named, and what is to be sent there."""
+    if space is not None and repo is not None:
+        raise StudyError(f"one push goes to one place, got {repo} and --space {space}; leave one out")
+    if space is None and (folder is None or repo is None):
+        raise StudyError("push takes a folder and org/name, or --space org/name; see vitstudy push --help")
+    if metric is not None and folder is not None:
+        raise StudyError(f"a Space shows a study or a metric, got {folder} and --metric {metric}; leave one out")
+    return repo if space is None else space  # type: ignore[return-value]
+
+
+def _refuse(options: dict[str, Any], why: str) -> None:
+    for name, value in options.items():
+        if value:
+            raise StudyError(f"{name} is {why}; leave it out" if why.startswith("not") else f"{name} is {why}")
+
+
+def _opened_space(
+    study: Path | None,
+    space: str,
+    sdk: str,
+    *,
+    metric: tuple[str | None, str | None],
+    profiles: Path | None,
+    live: list[str],
+) -> AbstractContextManager[Release]:
+    """The Space of a study, or of a (metric, requirement of this package)."""
+    from .releases import opened_space
+    from .space_release import space_folder
+
+    name, requirement = metric
+    if name is None:
+        _refuse(
+            {"--requirement": requirement}, "of --metric and --hf-job; a Space of a study brings this package along"
+        )
+
+        def write(folder: Path) -> None:
+            space_folder(folder, study, sdk=sdk, profiles=profiles, repo=space, live=live)
+    else:
+        _refuse({"--profiles": profiles, "--live": live}, "of the Space of a study, not of a metric")
+        from .jobs import installed_from
+
+        needed = installed_from(requirement, extras="[study]")
+
+        def write(folder: Path) -> None:
+            from .evaluation_modules import write_module
+
+            write_module(name, folder, sdk=sdk, requirement=needed)
+
+    words = ["vitstudy", "push", *([str(study)] if study else []), "--space", space, "--sdk", "static"]
+    options = {"--profiles": profiles, "--metric": name, "--requirement": requirement}
+    words += [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    free = f"Gradio Spaces on free hardware need a PRO account; a static one is free and never sleeps: {shlex.join(words)}"
+    return opened_space(space, write, sdk=sdk, instead=free)
 
 
 @app.command()

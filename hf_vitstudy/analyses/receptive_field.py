@@ -15,12 +15,14 @@ Colours are added up. Every image's map sums to one before the mean over images,
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
 
-from ..blocks import hooked
+from ..blocks import Block, hooked
 from ..branches import branches_hooked
 from ..checkpoints import Checkpoint
 from ..errors import StudyError
@@ -33,27 +35,32 @@ FRACTIONS = (0.5, 0.95)
 MAP_SIDE = 32  # cells a side, at most, of the map that is kept for figures
 
 
-def centre_of(grid: tuple[int, int], size: tuple[int, int]) -> tuple[float, float]:
-    """(row, column) in pixels of the centre of a grid's central cell; pixel (0, 0) covers 0 to 1."""
-    return (grid[0] // 2 + 0.5) * size[0] / grid[0], (grid[1] // 2 + 0.5) * size[1] / grid[1]
+def centre_of(
+    grid: tuple[int, int], size: tuple[int, int], cell: tuple[int, int] | None = None
+) -> tuple[float, float]:
+    """(row, column) in pixels of the centre of a cell, by default of the central one; pixel (0, 0) covers 0 to 1."""
+    row, column = cell or (grid[0] // 2, grid[1] // 2)
+    return (row + 0.5) * size[0] / grid[0], (column + 0.5) * size[1] / grid[1]
 
 
-def _offsets(grid: tuple[int, int], size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """Distance of every pixel's centre from the central cell's, down and across, (height, 1) and (1, width) float64."""
-    row, column = centre_of(grid, size)
+def _offsets(
+    grid: tuple[int, int], size: tuple[int, int], cell: tuple[int, int] | None = None
+) -> tuple[Tensor, Tensor]:
+    """Distance of every pixel's centre from a cell's, down and across, (height, 1) and (1, width) float64."""
+    row, column = centre_of(grid, size, cell)
     rows = torch.arange(size[0], dtype=torch.float64) + 0.5 - row
     columns = torch.arange(size[1], dtype=torch.float64) + 0.5 - column
     return rows.abs()[:, None], columns.abs()[None]
 
 
-def radii(maps: Tensor, grid: tuple[int, int]) -> Tensor:
-    """Radius in pixels around the central cell's centre that holds half and 95 % of a map's mass, (batch, 2).
+def radii(maps: Tensor, grid: tuple[int, int], cell: tuple[int, int] | None = None) -> Tensor:
+    """Radius in pixels around a cell's centre, by default the central one's, with half and 95 % of a map's mass, (batch, 2).
 
     Args:
         maps: (batch, height, width), not negative. NaN for a map of zeros.
         grid: (rows, columns) of cells over the map.
     """
-    down, across = _offsets(grid, (maps.shape[1], maps.shape[2]))
+    down, across = _offsets(grid, (maps.shape[1], maps.shape[2]), cell)
     # rounded, so that pixels at the same distance are one step whatever the order of their sum
     distances = (down.square() + across.square()).sqrt().mul(1e6).round().div(1e6).flatten()
     rings, ring = distances.unique(return_inverse=True)
@@ -99,6 +106,7 @@ class ReceptiveField(Analysis):
 
     name = "receptive_field"
     own_passes = True
+    cell: tuple[int, int] | None = None  # the place that is read, where it is not the central one
 
     def __init__(
         self, images: int = 32, branches: bool = True, at_once: int = 8, seed: int = 0, paper_mode: bool = False
@@ -161,7 +169,7 @@ class ReceptiveField(Analysis):
 
     def _answer(self, state: State, first: int, place: int) -> Tensor:
         """One number for all images, whose gradient by an image is that of its own central place."""
-        row, column = state.grid[0] // 2, state.grid[1] // 2
+        row, column = self.cell or (state.grid[0] // 2, state.grid[1] // 2)
         centre = state.map[:, :, row, column]
         if self.paper_mode:
             return centre.mean(1).sum()
@@ -194,6 +202,22 @@ class ReceptiveField(Analysis):
         if self.branches:
             found["branch"] = xr.Variable(("branch",), [branch.name for branch in self.branches])
         return found
+
+
+def field_at(checkpoint: Checkpoint, block: Block, image: Tensor, cell: tuple[int, int], *, draws: int = 4) -> Tensor:
+    """|gradient| of one place of one block's state by an image, summed over colours, (height, width), of sum one.
+
+    Args:
+        image: (3, height, width) in [0, 1].
+        cell: (row, column) of the place in the block's grid.
+        draws: of the weights of channels, whose maps are averaged.
+    """
+    field = ReceptiveField(images=draws, branches=False)
+    field.cell = cell
+    field.start(replace(checkpoint, blocks=[block]), draws, draws)
+    maps = field._gradients(image.expand(draws, -1, -1, -1), 0)[""][0]
+    mean = (maps / maps.sum((1, 2), keepdim=True).clamp_min(torch.finfo(maps.dtype).tiny)).mean(0)
+    return mean.detach()
 
 
 def _together(name: str, arrays: list[np.ndarray]) -> np.ndarray:
