@@ -7,13 +7,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
 
-.PHONY: demo test check clean
+.PHONY: demo test check clean browser
 
 demo: $(READY)
 	$(BIN)/vitstudy demo
 
-test: $(READY)
+test: $(READY) browser
 	$(BIN)/python -m pytest
+
+# Pages are tested in Debian's chromium. Where it cannot be installed those tests are skipped with the reason; with CI set they fail.
+browser:
+	@command -v chromium >/dev/null && exit 0; \
+	if ! command -v apt-get >/dev/null; then echo "no chromium here and no apt-get to install it: tests in a browser are skipped"; exit 0; fi; \
+	if [ "$$(id -u)" = 0 ]; then root=; elif command -v sudo >/dev/null && sudo -n true 2>/dev/null; then root="sudo -n"; \
+	else echo "no chromium here and no right to install it: tests in a browser are skipped"; exit 0; fi; \
+	$$root apt-get update -qq && $$root apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core \
+	|| echo "chromium could not be installed: tests in a browser are skipped"
 
 check: $(READY)
 	$(BIN)/ruff format --check .
