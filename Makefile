@@ -13,7 +13,7 @@ demo: $(READY)
 	$(BIN)/vitstudy demo
 
 test: $(READY) browser
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 # Pages are tested in Debian's chromium. Where it cannot be installed those tests are skipped with the reason; with CI set they fail.
 browser:
@@ -29,12 +29,13 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-# uv installs the same packages as pip in a quarter of the time (torch alone is several GB)
+# uv installs the same packages as pip in a quarter of the time (torch alone is several GB); compiled once, imports of the many
+# processes that tests start take half as long
 $(READY): pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] if sys.version_info < (3, 11) else 0)'
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --upgrade uv
-	$(BIN)/python -m uv pip install --python $(BIN)/python --editable '.[dev]'
+	$(BIN)/python -m uv pip install --compile-bytecode --python $(BIN)/python --editable '.[dev]'
 	touch $(READY)
 
 clean:

@@ -79,6 +79,21 @@ def shown(p: float) -> str:
     return "< 0.1 %" if p < 0.001 else f"{100 * p:.1f} %"
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_ticked_box_does_not_look_empty(visit, scheme):
+    """Gradio's own ticks are white on a colour that our boxes lack."""
+    page = visit("?view=cka", color_scheme=scheme)
+    page.ready()
+    box = page.page.get_by_label("best match")
+    pictures = []
+    for ticked in (True, False):
+        box.set_checked(ticked)
+        page.page.mouse.move(0, 0)
+        pixels = np.array(PIL.open(io.BytesIO(box.screenshot())).convert("L"), float)
+        pictures.append(pixels[3:-3, 3:-3])
+    assert np.abs(pictures[0] - pictures[1]).mean() > 50
+
+
 def bars(top: list) -> list[str]:
     return [f"{name}\n{shown(p)}" for name, p in top]
 
