@@ -135,8 +135,9 @@ class Visit:
         return self.page.evaluate("(({a, b, view, sel, pinned}) => ({a, b, view, ...sel, pinned}))(vitstudy.state)")
 
     def deep(self) -> None:
-        """Come to the views below the maps, whose files are fetched then."""
+        """Come to the views below the maps, whose files are fetched then or on their way; wait until these are drawn."""
         self.page.evaluate("vitstudy.explore.below.come()")
+        self.until("['network', 'fields'].every((of) => vitstudy.explore.below.trouble(of) !== 'Loading …')")
 
     def told(self, view: str) -> str:
         """What a view says."""
