@@ -143,11 +143,13 @@ def _save(profile: Profile, folder: Path) -> Path:
 
 def _refuse_foreign(folder: Path) -> None:
     """Never replace a folder that holds anything but a profile."""
-    if not folder.exists():
+    try:
+        names = sorted(os.listdir(folder))
+    except FileNotFoundError:  # nothing there, or another process is just replacing it
         return
-    if not folder.is_dir():
-        raise StudyError(f"{folder} is a file, expected a folder for a profile; choose another name")
-    strangers = sorted(path.name for path in folder.iterdir() if path.name not in (ARRAYS, DESCRIPTION, MANIFEST))
+    except NotADirectoryError as error:
+        raise StudyError(f"{folder} is a file, expected a folder for a profile; choose another name") from error
+    strangers = [name for name in names if name not in (ARRAYS, DESCRIPTION, MANIFEST)]
     if strangers:
         raise StudyError(f"{folder} holds {strangers[0]!r}, which is no part of a profile; choose another folder")
 

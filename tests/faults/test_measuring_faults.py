@@ -153,6 +153,28 @@ def test_processes_that_write_one_profile(exchange, forks, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["p", "said"]
 
 
+def test_a_profile_that_another_process_is_replacing_is_replaced(tmp_path, monkeypatch):
+    """On a disk that needs two steps, the folder is gone for a moment, also just after it was there."""
+    profile = synthetic_profile("vit", n=12, block=8)
+    profile.save(tmp_path / "p")
+    listed = os.listdir
+
+    def moved(folder):
+        if Path(folder) == tmp_path / "p":
+            os.rename(folder, tmp_path / "moved")
+        try:
+            return listed(folder)
+        finally:
+            if (tmp_path / "moved").exists():
+                os.rename(tmp_path / "moved", folder)
+
+    monkeypatch.setattr(os, "listdir", moved)
+    again = synthetic_profile("vit", n=12, block=8, seed=1)
+    again.save(tmp_path / "p")
+    monkeypatch.undo()
+    assert load_profile(tmp_path / "p").data.identical(again.data)
+
+
 def test_two_measurements_for_one_profile(forks, vit_folder, image_folder, tmp_path):
     out = tmp_path / "profile"
     with Journal(out, {}).held():
