@@ -214,7 +214,8 @@ def measure(
     if _speaks():
         for name, why in profile.provenance["absent"].items():
             typer.echo(f"without {name}: {why}")
-        typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places -> {folder}")
+        took = profile.provenance["measurement"]["seconds"]
+        typer.echo(f"{profile.n_images} images, {profile.data.sizes['block']} places, {took:,.1f} s -> {folder}")
         if push_to is not None:
             from . import hub
             from .releases import opened

@@ -38,11 +38,13 @@ class Kept:
         parts: by analysis.
         digests: of its images.
         absent: analyses that had turned out to mean nothing by then, and why.
+        seconds: that it took, the wait for its images included.
     """
 
     parts: dict[str, Part]
     digests: list[int]
     absent: dict[str, str]
+    seconds: float = 0.0
 
 
 class Journal:
@@ -130,6 +132,7 @@ class Journal:
             "analyses": list(kept.parts),
             "arrays": [[analysis, name, list(array.shape)] for (analysis, name), array in arrays.items()],
             "absent": kept.absent,
+            "seconds": kept.seconds,
         }
         tensors = {str(place): np.ascontiguousarray(array) for place, array in enumerate(arrays.values())}
         tensors["digests"] = np.array(kept.digests, dtype=np.uint64)
@@ -178,7 +181,8 @@ def _read(content: bytes) -> Kept:
     parts: dict[str, Part] = {analysis: {} for analysis in about["analyses"]}
     for place, (analysis, name, shape) in enumerate(about["arrays"]):
         parts[analysis][name] = tensors[str(place)].reshape(shape)
-    return Kept(parts, [int(value) for value in tensors["digests"]], about["absent"])
+    digests = [int(value) for value in tensors["digests"]]
+    return Kept(parts, digests, about["absent"], about.get("seconds", 0.0))
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -6,9 +6,10 @@ import contextlib
 import ctypes
 import os
 import platform
+import time
 import warnings
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -142,8 +143,11 @@ def _measured(
         known = set(processes.from_main(list(finished)))
         missing = [index for index in range(run.count) if index not in known]
         with processes.failing_together(), machine_explained("lower --batch-size, or use --dtype bfloat16"):
+            began = time.perf_counter()
             for index, batch in _batches(run, missing, reading, processes):
                 run.step(*batch, index=index)
+                began, before = time.perf_counter(), began
+                run.kept[index] = replace(run.kept[index], seconds=began - before)
                 if journal:
                     journal.write(index, run.kept[index])
         shares = processes.on_main(run.kept)
@@ -286,6 +290,7 @@ class Run:
         self.analyses = [analysis for analysis in self.analyses if analysis.name not in self.absent]
 
     def profile(self) -> Profile:
+        began = time.perf_counter()
         variables: dict[str, xr.Variable] = {}
         for analysis in list(self.analyses):
             with self._dropping(analysis):
@@ -297,12 +302,14 @@ class Run:
             {name: value for name, value in variables.items() if name not in coordinates},
             {**coordinates, **_block_coordinates(self.checkpoint.blocks), **self._image_coordinates()},
         )
-        return Profile(data, self._provenance())
+        seconds = sum(kept.seconds for kept in self.kept.values()) + time.perf_counter() - began
+        return Profile(data, self._provenance(seconds))
 
     def _image_coordinates(self) -> dict[str, xr.Variable]:
         return {"image_digest": xr.Variable(("image",), np.array(self.digests, dtype=np.uint64))}
 
-    def _provenance(self) -> dict[str, Any]:
+    def _provenance(self, seconds: float) -> dict[str, Any]:
+        """Plain JSON; `seconds` of all processes together, loading the network not counted."""
         images = {**self.images.provenance, "sha256": set_digest(self.digests), "labels": self.labels.note}
         return {
             "checkpoint": {"name": self.checkpoint.name, **self.checkpoint.provenance},
@@ -311,6 +318,7 @@ class Run:
                 "analyses": [analysis.name for analysis in self.analyses],
                 "batch_size": self.batch_size,
                 "device": self.checkpoint.device.type,
+                "seconds": round(seconds, 1),
             },
             "absent": self.absent,
             "versions": {

@@ -328,10 +328,16 @@ def merge(profiles: Iterable[Profile]) -> Profile:
     absent: dict[str, str] = {}
     for profile in profiles:
         absent |= profile.provenance.get("absent", {})
-    analyses = [name for p in profiles for name in p.provenance.get("measurement", {}).get("analyses", [])]
+    measurements = [profile.provenance.get("measurement", {}) for profile in profiles]
+    analyses = [name for measurement in measurements for name in measurement.get("analyses", [])]
+    seconds = [measurement.get("seconds") for measurement in measurements]
+    measurement = {**measurements[0], "analyses": list(dict.fromkeys(analyses))}
+    measurement.pop("seconds", None)
+    if None not in seconds:  # of all, or of none
+        measurement["seconds"] = round(sum(seconds), 1)
     provenance = {
         **first.provenance,
-        "measurement": {**first.provenance.get("measurement", {}), "analyses": list(dict.fromkeys(analyses))},
+        "measurement": measurement,
         "absent": {key: why for key, why in absent.items() if key not in data and key not in analyses},
     }
     return Profile(data, provenance)

@@ -518,8 +518,19 @@ def _provenance(profile: Profile) -> dict[str, str]:
         "sha256 of the images": profile.images_sha256,
         "shown at": f"{size[0]} × {size[1]} px, {about.get('dtype', '?')}, attention {about.get('attention') or '—'}",
         "versions": ", ".join(f"{name} {version}" for name, version in versions.items()),
-        "measured": str(profile.provenance.get("created", "")),
+        "measured": _measured(profile),
     }
+
+
+def _measured(profile: Profile) -> str:
+    """When, on what, and how long it took."""
+    about = profile.provenance.get("measurement", {})
+    parts = [str(profile.provenance.get("created", ""))]
+    if "device" in about:
+        parts.append(f"on {about['device']}, batches of {about.get('batch_size', '?')}")
+    if "seconds" in about:
+        parts.append(f"all measurements in {about['seconds']:,} s")
+    return ", ".join(filter(None, parts))
 
 
 def _command(profile: Profile) -> str:

@@ -144,6 +144,7 @@ def synthetic_profile(
         },
         "measurement": {
             "batch_size": block,
+            "seconds": 7.5,
             "device": "cpu",
             "analyses": [a for a in ("cka", "fourier", "variance", "attention_distance") if a not in absent],
         },

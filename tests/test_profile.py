@@ -555,6 +555,16 @@ def test_merge_keeps_why_a_measurement_is_absent_until_it_is_there(profile):
     assert merged.provenance["measurement"] == {"batch_size": 8, "analyses": ["variance", "attention_distance"]}
 
 
+def test_merge_adds_up_what_its_profiles_took(profile):
+    quick, slow = (
+        Profile(profile.data[["variance"]], profile.provenance | {"measurement": {"seconds": s}}) for s in (0.25, 3)
+    )
+    assert merge([quick, slow]).provenance["measurement"]["seconds"] == 3.2
+    unknown = part(profile, "fourier")
+    assert "seconds" not in merge([quick, unknown]).provenance["measurement"], "of all, or of none"
+    assert "seconds" not in merge([unknown, slow]).provenance["measurement"]
+
+
 def test_merged_profiles_are_stored_like_any_other(profile, tmp_path):
     merged = merge([part(profile, *GRAM), part(profile, "fourier")])
     assert_equal(load_profile(merged.save(tmp_path / "p")), merged)

@@ -1,7 +1,9 @@
 """Measurements that are killed, spread over processes, or fed by a file of one's own: always the same profile."""
 
+import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import sys
@@ -13,7 +15,7 @@ import pytest
 from conftest import save_checkpoint, small_vit
 from forks import Job
 
-from hf_vitstudy import StudyError, cli, journal, load_profile, measure
+from hf_vitstudy import StudyError, cli, journal, load_profile, measure, measuring
 from hf_vitstudy.analyses import ANALYSES, Analysis, choose_analyses, factory_of, make_analysis
 from hf_vitstudy.journal import Journal, Kept
 from hf_vitstudy.measuring import _description
@@ -38,6 +40,7 @@ def contents(folder: Path) -> tuple[bytes, dict]:
     """The bytes of all numbers, and what is said of them but for the time."""
     description = json.loads((folder / "profile.json").read_text(encoding="utf-8"))
     description["provenance"].pop("created")
+    assert description["provenance"]["measurement"].pop("seconds") > 0
     return (folder / "arrays.safetensors").read_bytes(), description
 
 
@@ -129,6 +132,32 @@ def test_a_killed_measurement_ends_with_the_same_bytes(name, runs):
     assert not list(profile.parent.glob(".*"))
 
 
+def test_the_time_of_all_parts_is_that_of_the_measurement(vit_folder, image_folder, tmp_path, monkeypatch):
+    """By a clock that goes on by a second whenever it is read: one for each of five batches, one for the profile."""
+    ticks = itertools.count()
+    monkeypatch.setattr(measuring.time, "perf_counter", lambda: float(next(ticks)))
+
+    class Stops(Analysis):
+        name = "stops"
+
+        def update(self, batch):
+            if batch.first == 24 and not resumed:
+                raise StudyError("the power went out")
+            return {}
+
+        def result(self, parts):
+            return {}
+
+    resumed = False
+    arguments = {"analyses": [Stops()], "out": tmp_path / "profile", **QUICK}
+    with pytest.raises(StudyError, match="power"):
+        measure(vit_folder, image_folder, **arguments)
+    resumed = True
+    profile = measure(vit_folder, image_folder, resume=True, **arguments)
+    assert profile.provenance["measurement"]["seconds"] == 6.0
+    assert load_profile(tmp_path / "profile").provenance == profile.provenance
+
+
 def test_two_processes_give_the_bytes_of_one(runs):
     profile, codes, _ = runs["two"]
     assert codes == [[0, 0]]
@@ -182,7 +211,7 @@ def test_the_launcher_of_accelerate_starts_them(forks, vit_folder, image_folder,
     codes = forks.run(Job(launch, (words,), log=tmp_path / "log"))
     said = (tmp_path / "log").read_text()
     assert codes == [[0]], said
-    assert said.count("16 images, 7 places ->") == 1, "one process speaks for all"
+    assert len(re.findall(r"16 images, 7 places, [\d.]+ s ->", said)) == 1, "one process speaks for all"
     alone = measure(vit_folder, image_folder, analyses=["variance"], **(QUICK | {"n": 16}))
     np.testing.assert_allclose(load_profile(tmp_path / "profile")["variance"], alone["variance"], rtol=1e-5)
 
@@ -198,6 +227,7 @@ KEPT = Kept(
     },
     [1, 2**64 - 1],
     {"c": "no attention here"},
+    1.5,
 )
 
 
@@ -207,7 +237,7 @@ def test_a_journal_gives_back_what_it_was_given(tmp_path):
     journal.write(3, KEPT)
     ((index, found),) = journal.batches().items()
     assert index == 3
-    assert (found.digests, found.absent) == (KEPT.digests, KEPT.absent)
+    assert (found.digests, found.absent, found.seconds) == (KEPT.digests, KEPT.absent, 1.5)
     assert list(found.parts) == ["a", "empty", "b"]
     for analysis, part in KEPT.parts.items():
         assert found.parts[analysis].keys() == part.keys()

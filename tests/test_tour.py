@@ -328,3 +328,4 @@ def test_every_view_and_measure_says_how_it_is_had_again():
 def test_checkpoints_say_when_and_on_what_they_were_measured(data):
     for each in data["checkpoints"]:
         assert (each["created"], each["device"], each["batch_size"]) == ("2026-01-01T00:00:00+00:00", "cpu", 32)
+        assert each["seconds"] == 7.5

@@ -379,7 +379,8 @@ def test_beside_every_view_stands_how_it_was_measured_and_its_code_runs(visit, s
         at.page.get_by_role("button", name=f"Method: how {title} was measured", exact=True).click()
         beside = at.page.get_by_role("region", name=title, exact=True).locator(".beside")
         text = beside.inner_text()
-        for word in ("Source", "Intervals", "A: vit-0", "B: resnet-0", "images drawn with seed 0", "weights sha256"):
+        words = ("Source", "Intervals", "A: vit-0", "B: resnet-0", "images drawn with seed 0", "weights sha256")
+        for word in (*words, "on cpu, batches of 32", "all measurements together took 7.5 s"):
             assert word in text, title
         python = beside.get_by_role("region", name=f"Python: {title}")
         if python.count() == 0:

@@ -188,9 +188,11 @@ def study_data(source: Source) -> dict[str, Any]:
 
 
 def measured(provenance: dict[str, Any]) -> dict[str, Any]:
-    """When and on what a checkpoint was measured; null where its profile does not say."""
+    """When, on what and in how many ``seconds`` a checkpoint was measured; null where its profile does not say."""
     about = provenance.get("measurement", {})
-    return {"created": provenance.get("created"), "device": about.get("device"), "batch_size": about.get("batch_size")}
+    return {"created": provenance.get("created")} | {
+        name: about.get(name) for name in ("device", "batch_size", "seconds")
+    }
 
 
 def _year(provenance: dict[str, Any]) -> int | None:
