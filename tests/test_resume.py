@@ -155,7 +155,7 @@ def test_the_time_of_all_parts_is_that_of_the_measurement(vit_folder, image_fold
     resumed = True
     profile = measure(vit_folder, image_folder, resume=True, **arguments)
     assert profile.provenance["measurement"]["seconds"] == 6.0
-    assert load_profile(tmp_path / "profile").provenance == profile.provenance
+    assert load_profile(tmp_path / "profile").provenance["measurement"] == profile.provenance["measurement"]
 
 
 def test_two_processes_give_the_bytes_of_one(runs):

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from browsing import Visit, launched, sync_api
 from conftest import smooth_images
+from space_server import serving
 
 from hf_vitstudy.space_release import EXAMPLES_FILE, default_data
 from hf_vitstudy.viewer.bundle import Packed
@@ -20,6 +21,12 @@ from hf_vitstudy.viewer.bundle import Packed
 expect = sync_api().expect
 httpx = pytest.importorskip("httpx", reason="gradio is not installed; pip install 'hf_vitstudy[space]'")
 PIL = pytest.importorskip("PIL.Image")
+BUNDLED = """
+import threading
+from hf_vitstudy.space import make_app
+print(make_app().launch("127.0.0.1", wait=False), flush=True)
+threading.Event().wait()
+"""
 READY = 60_000  # of a server on a busy machine
 
 
@@ -362,17 +369,26 @@ def test_all_can_be_reached_by_keys(visit):
     assert sum(name.startswith("Image: arrow keys") for name in reached) >= 2
 
 
-def test_the_page_is_light(browser, space_address):
-    """What goes over the wire until the findings are there, in bytes."""
+@pytest.fixture(scope="module")
+def bundled_address():
+    """The app with the study that comes with the package."""
+    with serving("-c", BUNDLED) as address:
+        yield address
+
+
+@pytest.mark.parametrize(("view", "there"), [("findings", ".claim .effect"), ("cka", ".readout b")])
+def test_the_page_is_light(browser, bundled_address, view, there):
+    """What goes over the wire until the study that comes with the package is there, in bytes."""
     context = browser.new_context()
     page = context.new_page()
     session = context.new_cdp_session(page)
     session.send("Network.enable")
     sizes: list[int] = []
     session.on("Network.loadingFinished", lambda told: sizes.append(told["encodedDataLength"]))
-    page.goto(space_address)
+    page.goto(f"{bundled_address}/?view={view}")
     page.wait_for_selector(".vs[data-ready=true]", timeout=READY)
-    page.wait_for_timeout(300)
+    page.wait_for_selector(there, timeout=READY)
+    page.wait_for_load_state("networkidle")
     context.close()
     assert len(sizes) > 20
     assert sum(sizes) < 400_000

@@ -31,6 +31,10 @@ LIVE, STUDY_ASKED, SPACE = "VITSTUDY_LIVE", "VITSTUDY_STUDY", "SPACE_ID"
 MOST_WAITING = 64  # requests of the API
 MOST_FILE = "10mb"
 ELEMENT = "<div class='vs'><p class='waiting'>The numbers are being fetched.</p></div>"
+FONTS = (
+    ("system-ui", "sans-serif"),
+    ("ui-monospace", "monospace"),
+)  # of the theme; its own are 103 kB that nothing here shows
 START = """
 const start = () => window.VitSpace.start(element.querySelector(".vs"), props.about);
 if (window.VitSpace?.start) start(); else window.addEventListener("load", start, { once: true });
@@ -82,6 +86,7 @@ class App:
             server_name=host,
             server_port=port,
             prevent_thread_lock=not wait,
+            theme=gr.themes.Default(font=FONTS[0], font_mono=FONTS[1]),
             head=self.site.head,
             app_kwargs={
                 "routes": self.site.routes(),

@@ -11,9 +11,10 @@ import gzip
 import hashlib
 import json
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any
 
+import brotli
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.gzip import GZipMiddleware
 from starlette.requests import Request
@@ -34,6 +35,7 @@ UNREADABLE = (
 BUSY = "Many people are looking at images just now. Yours is asked again in a few seconds."
 NOT_FITTING = "This request fits no image that was shown here."
 AGAIN_AFTER = 3  # seconds
+DENSE = 10  # of brotli's 11: within 5 % of the densest, in a third of its time
 LONG = "public, max-age=31536000, immutable"
 WANTS = ("all", "attention", "field", "sweep")
 
@@ -42,18 +44,34 @@ class Part:
     """Something served that never changes while the app runs: packed once, with an address by its content."""
 
     def __init__(self, content: bytes, kind: str) -> None:
-        self.packed = gzip.compress(content, 9, mtime=0)
         self.content, self.kind = content, kind
         self.digest = hashlib.sha256(content).hexdigest()[:16]
+
+    @cached_property
+    def brotli(self) -> bytes:
+        """Packed by a fifth denser than `gzip`, for which browsers ask where the connection is safe."""
+        return brotli.compress(self.content, quality=DENSE)
+
+    @cached_property
+    def gzip(self) -> bytes:
+        return gzip.compress(self.content, 9, mtime=0)
+
+    def packed(self, accepted: str) -> tuple[str, bytes] | None:
+        """(its name, the content packed) in the densest way of an ``Accept-Encoding``; None where it names neither."""
+        names = {each.partition(";")[0].strip() for each in accepted.split(",")}
+        if "br" in names:
+            return "br", self.brotli
+        return ("gzip", self.gzip) if "gzip" in names else None
 
     def response(self, request: Request, cache: str) -> Response:
         headers = {"Cache-Control": cache, "ETag": f'"{self.digest}"', "Vary": "Accept-Encoding"}
         headers["X-Content-Type-Options"] = "nosniff"
         if request.headers.get("if-none-match") == f'"{self.digest}"':
             return Response(status_code=304, headers=headers)
-        if "gzip" not in request.headers.get("accept-encoding", ""):
+        packed = self.packed(request.headers.get("accept-encoding", ""))
+        if packed is None:
             return Response(self.content, media_type=self.kind, headers=headers)
-        return Response(self.packed, media_type=self.kind, headers=headers | {"Content-Encoding": "gzip"})
+        return Response(packed[1], media_type=self.kind, headers=headers | {"Content-Encoding": packed[0]})
 
 
 class Site:
