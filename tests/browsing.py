@@ -160,3 +160,28 @@ class Visit:
               [`${chart.card.key} ${side}`,
                [...chart.node.querySelectorAll(`.ring.${side}`)].map((ring) => Number(ring.dataset.place))])))"""
         )
+
+
+# ------------------------------------------------------------------------------------------------------- accessibility
+
+
+def axe() -> str:
+    """axe-core's one file, which comes with a package, so that nothing is fetched."""
+    import axe_playwright_python
+
+    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
+
+
+def violations(at, within: str = "html") -> list[str]:
+    """What axe-core finds of WCAG 2 A and AA in what is open, below an element."""
+    at.page.evaluate(axe())
+    found = at.page.evaluate(
+        f"""axe.run({within!r}, {{runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'], preload: false,
+           resultTypes: ['violations']}})"""
+    )
+    assert len(found["passes"]) > 10, "axe looked at the page"
+    return [
+        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
+        for each in found["violations"]
+        for node in each["nodes"]
+    ]

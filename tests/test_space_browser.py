@@ -10,7 +10,7 @@ import re
 
 import numpy as np
 import pytest
-from browsing import Visit, launched, sync_api
+from browsing import Visit, launched, sync_api, violations
 from conftest import smooth_images
 from space_server import serving
 
@@ -278,6 +278,28 @@ def test_an_image_of_ones_own_is_looked_at(visit, space_address):
     expect(page.page.locator(".look.b .said")).to_contain_text("At row 1, column 1, ")
     page.page.get_by_label("Frequencies kept").fill("0")
     expect(page.page.locator(".frequencies .said")).to_contain_text("only frequencies below 0.05 π kept")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_axe_finds_nothing_where_an_image_is_looked_at(visit, scheme, width):
+    page = visit("?view=image", color_scheme=scheme, viewport={"width": width, "height": 900})
+    page.looked(1)
+    assert violations(page, ".vs") == []
+    page.loaded()
+    send(page, encoded(3))
+    page.looked(2)
+    page.page.locator(".look.b canvas").click(position={"x": 40, "y": 40})
+    assert violations(page, ".vs") == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_in_our_views_as_gradio_hosts_them(visit, scheme):
+    page = visit("?a=vit-0&b=resnet-1&view=cka&sel=ab.5.3", color_scheme=scheme)
+    page.deep()
+    assert violations(page, ".vs") == []
+    page.page.get_by_role("tab", name="Findings").click()
+    assert violations(page, ".vs") == []
 
 
 def test_what_is_no_image_is_said_and_the_last_one_stays(visit):

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import Visit, launched, served, sync_api
+from browsing import Visit, launched, served, sync_api, violations
 from synthetic import synthetic_profile
 from viewer_site import write_study
 
@@ -80,26 +80,6 @@ def visit(browser, address):
 # ------------------------------------------------------------------------------------------------------- accessibility
 
 
-def axe() -> str:
-    import axe_playwright_python
-
-    return (Path(axe_playwright_python.__file__).parent / "axe.min.js").read_text(encoding="utf-8")
-
-
-def violations(at: Visit) -> list[str]:
-    at.page.evaluate(axe())
-    found = at.page.evaluate(
-        """axe.run(document, {runOnly: ['wcag2a', 'wcag2aa', 'wcag21a', 'wcag21aa', 'wcag22aa'], preload: false,
-           resultTypes: ['violations']})"""
-    )
-    assert len(found["passes"]) > 10, "axe looked at the page"
-    return [
-        f"{each['id']}: {node['html'][:200]} {node['failureSummary']}"
-        for each in found["violations"]
-        for node in each["nodes"]
-    ]
-
-
 def everything(at: Visit, view: str) -> None:
     """Open what is folded away."""
     at.page.get_by_role("tab", name=view).click()
@@ -126,7 +106,7 @@ def test_axe_finds_nothing_on_the_site(visit, view, scheme):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("view", ["Findings", "Figures", "Methods"])
+@pytest.mark.parametrize("view", ["Findings", "Explore", "Figures", "Methods"])
 def test_axe_finds_nothing_in_a_report(visit, page, view, scheme):
     at = visit("", page, color_scheme=scheme)
     everything(at, view)
