@@ -53,13 +53,13 @@ RequirementOption = Annotated[
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one line and exit code 2."""
+    """Run the command line; bad input ends with one line and the exit code of its error."""
     try:
         app(standalone_mode=True)
     except StudyError as error:
         if _speaks():
             typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
+        sys.exit(error.code)
     except ModuleNotFoundError as error:
         if error.name not in (*STUDY_EXTRA, HUB, SERVER):
             raise

@@ -1,4 +1,4 @@
-"""The one exception of the package: something the user can put right."""
+"""The exceptions of the package: what the user can put right."""
 
 import difflib
 from collections.abc import Iterable
@@ -7,8 +7,16 @@ from collections.abc import Iterable
 class StudyError(ValueError):
     """Bad input, said in one line: what was got, what was expected, what to do.
 
-    The command line prints the message without a traceback and exits with code 2.
+    The command line prints the message without a traceback and exits with `code`.
     """
+
+    code = 2
+
+
+class DivergedError(StudyError):
+    """Training whose loss or gradient is no longer finite. Its own code tells a scheduler that nothing was misspelt."""
+
+    code = 3
 
 
 def nearest_name(name: str, known: Iterable[str], most: int = 1) -> str:

@@ -31,6 +31,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from datetime import timedelta
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -449,7 +450,7 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
         plain.compile()
     model, optimizer = accelerator.prepare(plain, make_optimizer(plain, config.optimizer, depths))
     network = plain if average is None else average.module  # what is tested and saved
-    choice, guard = Choice(config), Guard(device)
+    choice, guard = Choice(config), Guard(device, partial(learning_rate, config.optimizer, schedule=schedule))
 
     # Profiles of another run, or of other images, are none of this one; the network has not learned yet.
     folder.mkdir(parents=True, exist_ok=True)
@@ -684,7 +685,7 @@ if __name__ == "__main__":
         main()
     except StudyError as error:
         tqdm.write(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.code)
     except KeyboardInterrupt:
         tqdm.write("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
         sys.exit(130)

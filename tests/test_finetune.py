@@ -33,6 +33,7 @@ from toy_recipes import one_process as one_process
 
 from hf_vitstudy import StudyError, load_checkpoint, load_profile
 from hf_vitstudy.claims import facts
+from hf_vitstudy.errors import DivergedError
 from hf_vitstudy.training import resume
 from hf_vitstudy.training.data import open_split
 from hf_vitstudy.training.settings import DataConfig
@@ -590,7 +591,7 @@ def test_log_drops_what_a_kill_cut_off(tmp_path):
 
 def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path):
     """Noticed before the next checkpoint, which is therefore of good weights."""
-    with pytest.raises(StudyError, match=r"the loss is not finite at step \d+ \(epoch 0, rows \d+(, \d+){7}\)"):
+    with pytest.raises(DivergedError, match=r"the loss is not finite at step \d+ \(epoch 0, rows \d+(, \d+){7}\)"):
         run(recipe, "optimizer.lr=1e30", "optimizer.clip=null", "checkpoint_every=1")
     state = resume.newest_checkpoint(tmp_path / "run" / "resume", print)
     assert state["step"] >= 1
@@ -604,9 +605,10 @@ def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path):
     ("error", "code", "line"),
     [
         (StudyError("images are missing"), 2, "error: images are missing"),
+        (DivergedError("the loss is not finite"), 3, "error: the loss is not finite"),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on from the last checkpoint"),
     ],
-    ids=["user error", "ctrl-c"],
+    ids=["user error", "diverged", "ctrl-c"],
 )
 def test_script_ends_with_one_line(monkeypatch, capsys, error, code, line):
     def refuse(self, arguments=None):

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 from toy_recipes import CLASSES, MODELS, coloured, settings, table, write_recipe, write_shapes
 
 from hf_vitstudy import StudyError, load_checkpoint
+from hf_vitstudy.errors import DivergedError
 from hf_vitstudy.images import ImageSet
 from hf_vitstudy.models import register
 from hf_vitstudy.training.augmentation import Augment, Mix, RandAugment, shift_by_index, shift_by_slices
@@ -73,6 +74,7 @@ from hf_vitstudy.training.settings import (
 
 
 CPU = torch.device("cpu")
+RATE = {0: 0.02, 1: 0.01}.__getitem__  # of learning, by step
 ADAMW = OptimizerConfig("adamw", lr=0.1, weight_decay=0.1)
 
 
@@ -353,34 +355,39 @@ class Alone:
 
 
 def test_guard_names_the_step_and_the_rows():
-    schedule, guard = Schedule(200, 100, 2, 0), Guard(CPU)
+    schedule, guard = Schedule(200, 100, 2, 0), Guard(CPU, RATE)
     for step, loss in enumerate([1.0, math.inf, math.nan, 2.0]):
         guard.check(Alone(), schedule, torch.arange(200)) if step == 1 else None
         guard.see("loss", torch.tensor(loss), step)
     rows = torch.arange(200) + 1000
     batch = [1000 + index for _, index in next(schedule.keys(1))]
     text = (
-        rf"the loss is not finite at step 1 \(epoch 0, rows {batch[0]}, {batch[1]}, .*, \.\.\.\); lower optimizer.lr"
+        rf"the loss is not finite at step 1 \(epoch 0, rows {batch[0]}, {batch[1]}, .*, \.\.\.\), with a learning rate "
+        r"of 0\.01\. Lower optimizer.lr"
     )
     with pytest.raises(StudyError, match=text):
         guard.check(Alone(), schedule, rows)
-    guard = Guard(CPU)
-    guard.see("norm of the gradient", torch.tensor(math.inf), 1)
-    with pytest.raises(
-        StudyError, match=r"the norm of the gradient is .* \(epoch 0, images 100 to 199 of the stream\)"
-    ):
+    guard = Guard(CPU, RATE)
+    for step, norm in enumerate([2.5, math.inf, 3.0]):
+        guard.see_norm(torch.tensor(norm), step, scaled=False)
+    text = (
+        r"the norm of the gradient is not finite at step 1 \(epoch 0, images 100 to 199 of the stream\), with a learning rate "
+        r"of 0\.01; the last finite norm of the gradient was 2\.5\. Lower"
+    )
+    with pytest.raises(DivergedError, match=text) as diverged:
         guard.check(Alone(), schedule, None)
+    assert diverged.value.code == 3
 
 
 def test_guard_counts_skipped_steps():
-    schedule, guard = Schedule(200, 100, 2, 0), Guard(CPU)
+    schedule, guard = Schedule(200, 100, 2, 0), Guard(CPU, RATE)
     for norm in [math.inf] * 49 + [1.0] + [math.nan] * 49:
         guard.see_norm(torch.tensor(norm), 0, scaled=True)
         guard.check(Alone(), schedule, None)
     guard.see_norm(torch.tensor(math.inf), 0, scaled=True)
     with pytest.raises(StudyError, match="50 steps in a row had gradients too large for fp16"):
         guard.check(Alone(), schedule, None)
-    guard = Guard(CPU)
+    guard = Guard(CPU, RATE)
     guard.see_norm(torch.tensor(math.inf), 1, scaled=False)
     with pytest.raises(StudyError, match="the norm of the gradient is not finite at step 1"):
         guard.check(Alone(), schedule, None)
@@ -396,7 +403,7 @@ def test_skips_of_a_fused_optimizer_are_seen_by_the_norm():
     model = torch.nn.Linear(2, 1)
     scaler = torch.amp.GradScaler("cpu")
     fused = torch.optim.AdamW(model.parameters(), fused=True)
-    optimizer, guard, before = AcceleratedOptimizer(fused, scaler=scaler), Guard(CPU), model.weight.clone()
+    optimizer, guard, before = AcceleratedOptimizer(fused, scaler=scaler), Guard(CPU, RATE), model.weight.clone()
     scaler.scale(model(torch.full((1, 2), math.inf)).sum()).backward()
     scaler.unscale_(fused)
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), math.inf)

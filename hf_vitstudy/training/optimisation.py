@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from ..blocks import find_blocks
-from ..errors import StudyError
+from ..errors import DivergedError
 from .order import Schedule
 from .settings import OptimizerConfig
 
@@ -163,16 +164,24 @@ def make_average(model: nn.Module, decay: float) -> AveragedModel:
 # ------------------------------------------------------------------------------------------------------------ guard
 
 
+NORM = "norm of the gradient"
+
+
 class Guard:
     """Notes the first step whose loss or gradient is not finite, without waiting for the device at every step.
 
     `check` is called before anything is written, so that the last checkpoint holds good weights.
+
+    Args:
+        rate: of learning by step, to be named in the error.
     """
 
     SKIPS = 50  # steps in a row that fp16's scaler may skip, their gradients having overflown
 
-    def __init__(self, device: torch.device) -> None:
-        self.first = {what: torch.full((), math.inf, device=device) for what in ("loss", "norm of the gradient")}
+    def __init__(self, device: torch.device, rate: Callable[[int], float]) -> None:
+        self.rate = rate
+        self.first = {what: torch.full((), math.inf, device=device) for what in ("loss", NORM)}
+        self.norm = torch.zeros((), device=device)  # the last that was finite
         self.skipped = 0
 
     def see(self, what: str, value: Tensor, step: int) -> None:
@@ -185,7 +194,8 @@ class Guard:
         By the norm, since Accelerate does not see the skips of a fused optimizer, which happen inside its kernel.
         """
         if not scaled:
-            self.see("norm of the gradient", norm, step)
+            self.see(NORM, norm, step)
+            self.norm = torch.where(torch.isfinite(self.first[NORM]), self.norm, norm.detach())
         else:
             self.skipped = 0 if bool(torch.isfinite(norm)) else self.skipped + 1
 
@@ -196,18 +206,20 @@ class Guard:
             rows: of the data set by image of the schedule; None for a stream.
 
         Raises:
-            StudyError: with the step, the epoch and the rows of the batch.
+            DivergedError: with the step, the epoch and the rows of the batch, the rate of learning and the last norm.
         """
         seen = torch.stack([*self.first.values()])
         steps = accelerator.gather(seen[None]).amin(0).tolist()
         for what, step in sorted(zip(self.first, steps, strict=True), key=lambda pair: pair[1]):
             if math.isfinite(step):
-                raise StudyError(
-                    f"the {what} is not finite at step {int(step)} ({_batch(schedule, int(step), rows)}); "
-                    "lower optimizer.lr, set optimizer.clip, or look at these images; the last checkpoint is kept"
+                before = f"; the last finite norm of the gradient was {norm:.3g}" if (norm := float(self.norm)) else ""
+                raise DivergedError(
+                    f"the {what} is not finite at step {int(step)} ({_batch(schedule, int(step), rows)}), with a learning "
+                    f"rate of {self.rate(int(step)):.3g}{before}. Lower optimizer.lr, set optimizer.clip, or look at these "
+                    "images; the last checkpoint is kept"
                 )
         if self.skipped >= self.SKIPS:
-            raise StudyError(
+            raise DivergedError(
                 f"{self.skipped} steps in a row had gradients too large for fp16; use precision: bf16, or lower optimizer.lr"
             )
 

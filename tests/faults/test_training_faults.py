@@ -233,7 +233,7 @@ class Two:
 
 
 def test_what_one_process_sees_stops_all():
-    guard, schedule = optimisation.Guard(torch.device("cpu")), Schedule(40, 8, 10, 0)
+    guard, schedule = optimisation.Guard(torch.device("cpu"), lambda step: 0.1), Schedule(40, 8, 10, 0)
     for step in range(5):
         guard.see("loss", torch.tensor(1.0), step)
     with pytest.raises(StudyError, match="the loss is not finite at step 3 "):
