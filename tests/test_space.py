@@ -702,6 +702,7 @@ def test_requirements_are_those_of_the_package(monkeypatch, tmp_path):
     assert {"numpy", "xarray", "gradio[mcp]", "huggingface-hub"} <= names
     assert "torch" not in names
     assert {"torch", "transformers", "pillow"} <= {line.split(">")[0] for line in requirements(live=True).splitlines()}
+    assert (ROOT / "spaces" / "compare" / "requirements.txt").read_text(encoding="utf-8") == requirements(live=False)
     clone = requirements(live=True)
     told = [*(ROOT / "pyproject.toml").read_text(encoding="utf-8").split("\n")]
     monkeypatch.setattr(space_release, "PACKAGE", tmp_path / "hf_vitstudy")
