@@ -667,9 +667,11 @@ def test_examples_hold_all_that_the_page_asks_for():
         assert item["title"]
         assert item["credit"]
         found = json.loads(stored.read(f"{number}.json"))
+        layers = json.loads(stored.read(f"{number}-attention.json"))["attention"]
         cells = found["grid"][0] * found["grid"][1]
         for side, about in enumerate(index["sides"]):
-            assert len(found["attention"][side]) == len(about["layers"])
+            assert len(layers[side]) == len(about["layers"])
+            assert found["first"]["sides"][side].get("attention") in (None, *layers[side])
             assert [len(fields) for fields in found["field"][side]] == [cells] * (
                 0 if about["layers"] else len(about["blocks"])
             )

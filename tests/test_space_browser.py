@@ -79,7 +79,8 @@ def visit(browser, space_address):
 def stored() -> dict:
     """The examples, by the names of their parts."""
     packed = Packed(default_data() / EXAMPLES_FILE)
-    return {name: json.loads(packed.read(name)) for name in ("index.json", *(f"{k}.json" for k in range(6)))}
+    names = ["index.json", *(f"{k}{part}.json" for k in range(6) for part in ("", "-attention"))]
+    return {name: json.loads(packed.read(name)) for name in names}
 
 
 def shown(p: float) -> str:
@@ -196,7 +197,7 @@ def attention(answer: dict, query: int, head: int | None) -> np.ndarray:
 def test_attention_follows_the_pointer_the_layer_and_the_head(visit, stored):
     page = visit("?view=image")
     page.looked(1)
-    about, answers = stored["index.json"]["sides"][0], stored[f"{stored['index.json']['start']}.json"]
+    about, answers = stored["index.json"]["sides"][0], stored[f"{stored['index.json']['start']}-attention.json"]
     rows, columns = about["grid"]
     canvas = page.page.locator(".look.a canvas")
     box = canvas.bounding_box()
@@ -219,6 +220,21 @@ def test_attention_follows_the_pointer_the_layer_and_the_head(visit, stored):
     shade = row.reshape(rows, columns) / row.max()
     assert np.corrcoef(light.ravel(), shade.ravel())[0, 1] > 0.5
     assert page.said("a").startswith("The class token looks most at")
+
+
+def test_layers_that_did_not_come_are_asked_for_again(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.page.route("**/*-attention.json", lambda route: route.abort())
+    slider = page.page.get_by_label("Attention layer")
+    slider.fill("9")
+    told = page.page.locator(".image > .told")
+    expect(told).to_have_text("The server did not answer. Please try again.")
+    page.page.unroute("**/*-attention.json")
+    slider.fill("8")
+    expect(page.page.locator(".look.a .said")).to_contain_text("(block08, ")
+    expect(told).to_have_text("")
+    assert page.wrong.pop().startswith("Failed to load resource")
 
 
 def test_a_place_is_kept_and_moved_by_keys_in_both_networks(visit, stored):
@@ -398,7 +414,9 @@ def bundled_address():
         yield address
 
 
-@pytest.mark.parametrize(("view", "there"), [("findings", ".claim .effect"), ("cka", ".readout b")])
+@pytest.mark.parametrize(
+    ("view", "there"), [("findings", ".claim .effect"), ("cka", ".readout b"), ("image", ".image[data-looked='1']")]
+)
 def test_the_page_is_light(browser, bundled_address, view, there):
     """What goes over the wire until the study that comes with the package is there, in bytes."""
     context = browser.new_context()

@@ -13,13 +13,27 @@ const UNREADABLE = "This file cannot be read as an image. PNG, JPEG, WebP, GIF a
 
 class ToldError extends Error {}
 
+async function stored(address) {
+  const answer = await fetch(address);
+  if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+  return answer.json();
+}
+
 // ---------------------------------------------------------------------------------------------------------------- answers
 
-// Answers about an example, all of them stored.
+// Answers about an example, all of them stored; attention of layers that are not shown at first is fetched with the first.
 class Example {
-  constructor(stored, sides) { Object.assign(this, { stored, sides }); }
+  constructor(stored, sides, more) { Object.assign(this, { stored, sides, more }); }
   async all() { return this.stored.first; }
-  async attention(side, layer) { return this.stored.attention[side][layer]; }
+  async attention(side, layer) {
+    this.layers ||= stored(this.more);
+    try {
+      return (await this.layers).attention[side][layer];
+    } catch (error) {
+      this.layers = null; // to be asked again
+      throw error;
+    }
+  }
   async sweep(side) { return this.stored.sweep[side]; }
   async field(side, block, y, x) {
     const grid = this.stored.grid;
@@ -150,6 +164,7 @@ class Card {
       try {
         const found = await (this.looks ? tab.session.attention(this.side, this.layer) : tab.session.field(this.side, this.layer, ...this.middle()));
         this.cache.set(key, this.looks ? unpacked(found) : { ...found, map: bytes(found.map) });
+        if (turn === this.asked) tab.tell("");
       } catch (error) {
         if (turn === this.asked) tab.tell(error instanceof ToldError ? error.message : "The server did not answer. Please try again.");
         return;
@@ -275,7 +290,7 @@ class ImageTab {
 
   async examples() {
     if (!this.about.examples) return;
-    const index = await fetch(`${this.base}examples/index.json`).then((answer) => answer.json());
+    const index = await stored(`${this.base}examples/index.json`);
     this.index = index;
     this.row.append(...index.items.map((each, k) => h("button", { class: "example", title: `${each.title}. ${each.credit}`, "aria-label": `Example: ${each.title}`, on: { click: () => this.example(k) } },
       h("img", { src: each.thumb, alt: "", width: 64, height: 64 }))));
@@ -301,12 +316,12 @@ class ImageTab {
 
   async example(k) {
     const turn = (this.turn = (this.turn || 0) + 1);
-    const stored = await fetch(`${this.base}examples/${k}.json`).then((answer) => answer.json());
+    const found = await stored(`${this.base}examples/${k}.json`);
     if (turn !== this.turn) return;
     [...this.row.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === k)));
     const { title, credit } = this.index.items[k];
     this.credit.textContent = `${title}. ${credit}. `;
-    await this.take(new Example(stored, this.index.sides), turn);
+    await this.take(new Example(found, this.index.sides, `${this.base}examples/${k}-attention.json`), turn);
   }
 
   async send(file) {

@@ -74,8 +74,12 @@ def square(image: np.ndarray) -> np.ndarray:
     return image[(height - side) // 2 :, (width - side) // 2 :][:side, :side]
 
 
-def answers(eyes: list[Eye], image: np.ndarray, grid: list[int]) -> dict:
-    """All that the page can ask about one image; receptive fields of networks without attention, at every cell of `grid`."""
+def answers(eyes: list[Eye], image: np.ndarray, grid: list[int]) -> dict[str, dict]:
+    """All that the page can ask about one image, by the part of the file's name.
+
+    Receptive fields of networks without attention, at every cell of `grid`; attention of all layers is a part of its own, since
+    what is shown first has that of one.
+    """
     pixels = [eye.prepare(image) for eye in eyes]
     middle = max(len(eye.layers) for eye in eyes) // 2
     cells = [((i + 0.5) / grid[0], (j + 0.5) / grid[1]) for i in range(grid[0]) for j in range(grid[1])]
@@ -85,19 +89,20 @@ def answers(eyes: list[Eye], image: np.ndarray, grid: list[int]) -> dict:
         else []
         for eye, seen in zip(eyes, pixels, strict=True)
     ]
-    return {
+    shown = {
         "grid": grid,
         "first": {"sides": [eye.look(seen, middle) for eye, seen in zip(eyes, pixels, strict=True)]},
-        "attention": [
-            [eye.look(seen, layer)["attention"] for layer in range(len(eye.layers))]
-            for eye, seen in zip(eyes, pixels, strict=True)
-        ],
         "field": fields,
         "sweep": [
             [stop for piece in range(len(STOPS)) for stop in eye.sweep(seen, piece)]
             for eye, seen in zip(eyes, pixels, strict=True)
         ],
     }
+    layers = [
+        [eye.look(seen, layer)["attention"] for layer in range(len(eye.layers))]
+        for eye, seen in zip(eyes, pixels, strict=True)
+    ]
+    return {"": shown, "-attention": {"attention": layers}}
 
 
 def coarse(field: dict) -> dict:
@@ -113,7 +118,7 @@ def main() -> None:
     parts: dict[str, dict] = {}
     items = []
     for number, (title, image) in enumerate(images().items()):
-        parts[f"{number}.json"] = answers(eyes, image, grid)
+        parts |= {f"{number}{part}.json": answer for part, answer in answers(eyes, image, grid).items()}
         small = np.asarray(Image.fromarray(image).resize((THUMB, THUMB), Image.Resampling.LANCZOS))
         items.append({"title": title, "credit": ITEMS[title][1], "thumb": picture(small.transpose(2, 0, 1), "JPEG")})
     index = {"sides": [eye.about() for eye in eyes], "items": items, "note": NOTE, "start": START}
