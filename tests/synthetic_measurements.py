@@ -92,7 +92,7 @@ def places(rng: np.random.Generator, n: int, blocks: list[str], vit: bool) -> di
         "token_correct": (
             ("probe_image", "probe_token"),
             _right(rng, np.full(cells, 0.5), n // 2, np.uint8),
-            _about(),
+            _about(chance=0.1),
         ),
         "probe_token": (("probe_token",), np.array([f"{i // GRID[1]}, {i % GRID[1]}" for i in range(cells)])),
     }

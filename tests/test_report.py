@@ -240,7 +240,8 @@ def test_one_profile_or_three_make_a_report_too(profiles):
     assert alone.title == "Inside synthetic-resnet"
     assert "more that these profiles cannot judge" in alone.html
     assert "Attention heads" not in alone.still
-    assert set(held(alone)["files"]) == {"checkpoint-0.json", "network-0.json", "fields-0.json", "measures-0-0.json"}
+    kinds = ("checkpoint", "network", "fields", "weights")
+    assert set(held(alone)["files"]) == {*(f"{kind}-0.json" for kind in kinds), "measures-0-0.json"}
     three = make_report(*profiles, synthetic_profile("vit", n=64, seed=3, name="third"), draws=100)
     assert three.still.count("Similarity of representations:") == 3
     pairs = {name for name in held(three)["files"] if name.startswith("pair-")}

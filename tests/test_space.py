@@ -113,10 +113,13 @@ def test_data_is_packed_and_not_sent_twice(client):
 def test_a_bundle_holds_what_is_made_on_request(source, tmp_path):
     written = write_bundle(source, tmp_path / "study.json.xz")
     stored, made = Bundle(written), Measured(source)
-    names = ["study.json", *(f"{kind}-{k}.json" for kind in ("checkpoint", "network", "fields") for k in range(5))]
+    names = [
+        "study.json",
+        *(f"{kind}-{k}.json" for kind in ("checkpoint", "network", "fields", "weights") for k in range(5)),
+    ]
     for a, b in combinations_with_replacement([0, 1, 3, 4], 2):
         names += [f"measures-{a}-{b}.json"] + [f"pair-{a}-{b}.json"] * (a != b)
-    assert len(names) == 32
+    assert len(names) == 37
     for name in names:
         assert json.loads(stored.read(name)) == json.loads(made.read(name))
     assert write_bundle(source, tmp_path / "again.json.xz").read_bytes() == written.read_bytes()

@@ -19,6 +19,7 @@ from viewer_site import CLAIMS, HOSTILE, N, shown, trained, write_profiles, writ
 
 from hf_vitstudy import cli, viewer
 from hf_vitstudy.analyses import ANALYSES as ANALYSIS_NAMES
+from hf_vitstudy.analyses import make_analysis
 from hf_vitstudy.claims import CLAIMS as ALL_CLAIMS
 from hf_vitstudy.comparison import compare
 from hf_vitstudy.errors import StudyError
@@ -31,6 +32,7 @@ from hf_vitstudy.viewer.export import SCRIPTS, page
 from hf_vitstudy.viewer.likeness import measures_data
 from hf_vitstudy.viewer.methods import ANALYSES, CURVES, EVIDENCE, MEASURES, METHODS, VIEWS, WHERE
 from hf_vitstudy.viewer.networks import fields_data, network_data
+from hf_vitstudy.viewer.weights import weights_data
 
 
 LETTERS = {letter: verdict for verdict, letter in VERDICTS.items()}
@@ -344,6 +346,74 @@ def test_the_surface_is_the_mean_and_its_middle_row_has_an_interval(network):
     assert stored["x"] == [-1, -0.5, 0, 0.5, 1]
 
 
+def test_attacks_begin_with_the_accuracy_that_there_is_without(network):
+    of, found = network
+    stored = found["attacks"]
+    assert stored["x"] == [0, 1, 2, 4]
+    for name in ("fgsm", "pgd"):
+        right = np.column_stack([of["attack_clean_correct"].values, of[f"{name}_correct"].values]).astype(float)
+        expected = 100 * drawn(right)
+        ends = stored["by"][name]
+        assert all(close(ends[key], row) for key, row in zip(("value", "low", "high"), expected, strict=True))
+    assert stored["n"] == len(right) == 32
+
+
+def test_probes_of_single_tokens_tell_places_from_what_is_before_them(source, network):
+    of, found = network
+    right = of["token_correct"].values.astype(float)
+    stored = found["tokens"]
+    assert (stored["grid"], stored["prefix"], stored["n"]) == ([4, 4], [[], [], []], 32)
+    assert all(close(ends, row) for ends, row in zip(stored["spatial"], 100 * drawn(right), strict=True))
+    assert close(stored["mean"], 100 * drawn(right.mean(1, keepdims=True))[:, 0])
+    assert stored["chance"] == 10
+
+    fewer = of.data.drop_dims("probe_token").assign(
+        token_correct=(("probe_image", "probe_token"), right[:, :7].astype(np.int8))
+    )
+    fewer = fewer.assign_coords(probe_token=["prefix 0", *(f"{k // 3}, {k % 3}" for k in range(6))])
+    other = SimpleNamespace(
+        profile=lambda number: Profile(fewer, of.provenance), result=source.result, resampling=source.resampling
+    )
+    stored = network_data(other, 0)["tokens"]
+    assert (stored["grid"], stored["chance"]) == ([2, 3], None)
+    assert close(stored["prefix"], 100 * drawn(right[:, :1]))
+    assert close(stored["spatial"], 100 * drawn(right[:, 1:7]))
+
+
+def test_position_embeddings_are_hundredths_of_a_cosine(study, source):
+    of, found = profile(study, "d"), weights_data(source, 3)["positions"]
+    cosines = np.frombuffer(base64.b64decode(found["cosine"]), np.uint8).reshape(16, 16).astype(int) / 100 - 1
+    assert np.abs(cosines - of["position_similarity"].values.astype(float)).max() <= 5.1e-3
+    assert found["grid"] == [4, 4]
+    assert (found["correlation"], found["share"]) == (-0.9, {"row": 40, "column": 40, "rest": 20})
+    assert "positions" not in weights_data(source, 0), "a ResNet has none"
+
+
+def test_filters_are_colours_over_their_own_largest_value(study, source):
+    of, found = profile(study, "d"), weights_data(source, 3)["filters"]
+    shown = np.frombuffer(base64.b64decode(found["colours"]), np.uint8).reshape(9, 4, 4, 3) / 255
+    values = of["filter_component"].values.astype(float).transpose(0, 2, 3, 1)
+    expected = 0.5 + values / np.abs(values).max((1, 2, 3), keepdims=True) / 2
+    assert np.abs(shown - expected).max() <= 0.5 / 63 + 0.5 / 255
+    assert (found["layer"], found["count"], found["rows"], found["columns"]) == ("patch embedding", 9, 4, 4)
+    assert close(found["share"], 100 * of["filter_variance"].values)
+    assert close(found["smooth"], of["filter_smoothness"].values)
+
+
+def test_an_embedding_and_a_filter_of_zeros_have_no_direction(study, source):
+    of = source.profile(3)
+    data = of.data.copy(deep=True)
+    data["position_similarity"][2] = np.nan
+    data["filter_component"][1] = 0
+    other = SimpleNamespace(profile=lambda number: Profile(data, of.provenance))
+    found = weights_data(other, 0)
+    cosines = np.frombuffer(base64.b64decode(found["positions"]["cosine"]), np.uint8).reshape(16, 16)
+    assert (cosines[2] == 255).all()
+    assert (np.delete(cosines, 2, 0) <= 200).all()
+    shown = np.frombuffer(base64.b64decode(found["filters"]["colours"]), np.uint8).reshape(9, -1)
+    assert set(shown[1].tolist()) <= {127, 128, 129, 130}
+
+
 def test_localisation_is_within_two_errors_and_between_none_and_all(network):
     of, found = network
     stored = found["localisation"]
@@ -473,7 +543,9 @@ def test_the_interval_of_a_difference_is_no_narrower_than_the_paired_one(study):
 
 def test_every_missing_measurement_has_an_analysis_that_makes_it():
     assert set(ANALYSES) == set(VIEWS)
-    assert set(ANALYSES.values()) <= set(ANALYSIS_NAMES)
+    assert {analysis.partition(":")[0] for analysis in ANALYSES.values()} <= set(ANALYSIS_NAMES)
+    for analysis in ANALYSES.values():
+        make_analysis(analysis)
 
 
 def test_names_in_the_scripts_are_given_once():
@@ -492,7 +564,9 @@ def test_names_in_the_scripts_are_given_once():
 
 def test_every_checkpoint_and_every_pair_of_the_same_images_has_a_file(site, data):
     pairs = {f"pair-{a}-{b}.json" for group in data["comparable"] for a, b in combinations(group, 2)}
-    numbered = {f"{kind}-{number}.json" for kind in ("checkpoint", "network", "fields") for number in range(5)}
+    numbered = {
+        f"{kind}-{number}.json" for kind in ("checkpoint", "network", "fields", "weights") for number in range(5)
+    }
     expected = {"study.json"} | numbered | pairs
     expected |= {name.replace("pair", "measures") for name in pairs} | {f"measures-{n}-{n}.json" for n in range(5)}
     assert {path.name for path in (site / "data").iterdir()} == expected
@@ -667,7 +741,11 @@ def test_profiles_may_lie_elsewhere_and_a_checkpoint_in_several(study, data, tmp
     Profile(whole.data[["skip_ratio", "variance"]], whole.provenance).save(elsewhere / "more")
     Profile(whole.data.drop_vars("skip_ratio"), whole.provenance).save(elsewhere / "profiles" / "d")
     source = Source(study / "results.json", elsewhere)
-    assert study_data(source) == data
+    found = study_data(source)
+    assert found["checkpoints"][3].pop("seconds") == 2 * data["checkpoints"][3]["seconds"], "of both profiles"
+    expected = [each | {"seconds": None} if k == 3 else each for k, each in enumerate(data["checkpoints"])]
+    found["checkpoints"][3]["seconds"] = None
+    assert found == data | {"checkpoints": expected}
     assert checkpoint_data(source, 3) == checkpoint_data(Source(study), 3)
 
 

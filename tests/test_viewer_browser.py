@@ -252,6 +252,12 @@ def test_views_of_whole_networks_say_the_stored_numbers(visit, site):
     )
     mean = both(lambda each: f"{spelt(each['corruptions']['mean'])} % of {three(each['corruptions']['whole'][0])} %")
     assert at.told("corruptions") == f"Mean of all: {mean} without."
+    left = {
+        name: both(lambda each, name=name: f"{spelt(at_of(each['attacks']['by'][name], 3))} %")
+        for name in ("pgd", "fgsm")
+    }
+    assert at.told("attacks") == f"At ε = 4/255 many steps leave {left['pgd']}; one step leaves {left['fgsm']}."
+    assert at.told("tokens") == f"Mean over the places: {both(lambda each: spelt(each['tokens']['mean']) + ' %')}."
     ends = {key: both(lambda each, key=key: spelt(each["hessian"][key])) for key in ("largest", "smallest")}
     negative = both(lambda each: spelt(each["hessian"]["negative_proportion"]))
     assert at.told("hessian") == (
@@ -265,11 +271,39 @@ def test_views_of_whole_networks_say_the_stored_numbers(visit, site):
     assert at.told("slice") == f"At a step of 1: {rise}."
     norm = both(lambda each: three(each["landscape"]["norm"][4]))
     assert at.told("norm") == f"At a step of 1: {norm}."
+    filters = stored(site, f"weights-{VIT}")["filters"]
+    assert set(stored(site, f"weights-{RESNET}")) == {"format", "checkpoint"}
+    assert at.told("positions") == (
+        "Rank correlation with distance: A −0.900. Of the variance: A row 40.0 %, column 40.0 %, rest 20.0 %."
+    )
+    assert at.page.locator(".card.positions .none").inner_text().startswith("Not measured in B: ")
+    assert (
+        at.told("filters")
+        == f"The first five components make up A {three(sum(filters['share'][:5]))} % of the variance."
+    )
 
 
 READ = {  # view -> keys pressed, what is said then
     "noise": ("ArrowRight ArrowRight", lambda f: f"A loses {spelt(at_of(f['A']['noise'], 1))} points, B loses "),
     "corruptions": ("ArrowUp", lambda f: f"Mean of all: A {spelt(f['A']['corruptions']['mean'])} %"),
+    "attacks": (
+        "ArrowRight ArrowRight",
+        lambda f: f"At ε = 1/255 many steps leave A {spelt(at_of(f['A']['attacks']['by']['pgd'], 1))} %, B ",
+    ),
+    "tokens": (
+        "ArrowLeft",
+        lambda f: (
+            f"B, row 4, column 4: {spelt([end[15] for end in f['B']['tokens']['spatial']])} % right by this token alone."
+        ),
+    ),
+    "positions": (
+        "ArrowRight ArrowRight",
+        lambda f: "A, row 1, column 2: most like row 1, column 1 (0.37), least like row 4, column 4 (0.03).",
+    ),
+    "filters": (
+        "ArrowRight ArrowDown ArrowRight",
+        lambda f: "A, component 3: 12.5 % of the variance, correlation of neighbouring pixels 0.675.",
+    ),
     "landscape": (
         "ArrowRight ArrowUp",
         lambda f: f"At (0.5, 0.5): A {three(f['A']['landscape']['loss'][18])} nat, B ",
@@ -333,6 +367,49 @@ def test_pictures_below_are_painted_as_matplotlib_does(visit, site):
     assert (painted(at, "image[data-token='b 2']") == colours_of("magma", expected)).all()
 
 
+def test_tiles_are_painted_one_after_the_other(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    found = stored(site, f"weights-{VIT}")
+    cosines = np.frombuffer(base64.b64decode(found["positions"]["cosine"]), np.uint8).reshape(4, 4, 4, 4)
+    shown = painted(at, ".card.positions image[data-raster=a]")
+    assert shown.shape == (19, 19, 3)
+    numbers = np.rint(127.5 + 1.275 * (cosines.astype(float) - 100) + 1e-9).astype(int)
+    for row, column in np.ndindex(4, 4):
+        tile = shown[5 * row : 5 * row + 4, 5 * column : 5 * column + 4]
+        assert (tile == colours_of("RdBu_r", numbers[row, column])).all()
+    colours = np.frombuffer(base64.b64decode(found["filters"]["colours"]), np.uint8).reshape(9, 4, 4, 3)
+    shown = painted(at, ".card.filters image[data-raster=a]")
+    assert shown.shape == (9, 34, 3), "seven in a row, a pixel between them"
+    for k in range(9):
+        row, column = divmod(k, 7)
+        assert (shown[5 * row : 5 * row + 4, 5 * column : 5 * column + 4] == colours[k]).all()
+    networks = [stored(site, f"network-{number}")["tokens"] for number in (VIT, RESNET)]
+    best = max(max(each["spatial"][0]) for each in networks)
+    for side, each in zip("ab", networks, strict=True):
+        numbers = np.clip(np.floor(256 * (np.array(each["spatial"][0]) - 10) / (best - 10)), 0, 255).astype(int)
+        assert (
+            painted(at, f".card.tokens image[data-raster={side}]") == colours_of("magma", numbers.reshape(4, 4))
+        ).all()
+
+
+def test_pointing_at_a_tile_reads_and_frames_it(visit, site):
+    at = visit(PAIR)
+    at.deep()
+    image = at.page.locator(".card.tokens image[data-raster=b]")
+    image.scroll_into_view_if_needed()
+    box = image.bounding_box()
+    at.page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.4 * box["height"])
+    tokens = stored(site, f"network-{RESNET}")["tokens"]
+    said = spelt([end[6] for end in tokens["spatial"]])
+    assert at.told("tokens") == f"B, row 2, column 3: {said} % right by this token alone."
+    frame = at.page.locator(".card.tokens .own:visible").bounding_box()
+    middle = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 2
+    assert middle == pytest.approx((box["x"] + 0.625 * box["width"], box["y"] + 0.375 * box["height"]), abs=1)
+    at.page.mouse.move(box["x"] - 7, box["y"] + 4)
+    assert at.told("tokens").startswith("B, row 2, column 3"), "between the networks nothing is read"
+
+
 def test_contours_lie_where_the_loss_has_their_level(visit):
     at = visit(PAIR)
     at.deep()
@@ -375,7 +452,7 @@ def test_files_of_the_views_below_are_fetched_when_they_come_near(visit):
     assert at.page.evaluate("vitstudy.explore.below.near") is None
     at.page.locator(".below").scroll_into_view_if_needed()
     at.until("document.querySelectorAll('.card.landscape svg').length === 1")
-    assert set(asked) <= {f"{kind}-{n}.json" for kind in ("network", "fields") for n in (3, 1)}
+    assert set(asked) <= {f"{kind}-{n}.json" for kind in ("network", "fields", "weights") for n in (3, 1)}
     assert {"fields-3.json", "fields-1.json"} <= set(asked)
 
 
@@ -410,6 +487,8 @@ ROWS = {  # view -> field and where its numbers are stored
     "noise": ("low", lambda n: n["noise"]["low"]),
     "corruptions": ("high", lambda n: [e[2] for e in [*n["corruptions"]["kinds"].values(), n["corruptions"]["mean"]]]),
     "localisation": ("value", lambda n: [r[0] for block in n["localisation"]["share"] for r in block]),
+    "attacks": ("value", lambda n: [v for name in ("fgsm", "pgd") for v in n["attacks"]["by"][name]["value"]]),
+    "tokens": ("high", lambda n: [*n["tokens"]["spatial"][2], n["tokens"]["mean"][2]]),
     "landscape": ("loss", lambda n: n["landscape"]["loss"]),
     "slice": ("high", lambda n: n["landscape"]["rise"]["high"]),
     "norm": ("value", lambda n: n["landscape"]["norm"]),
@@ -428,6 +507,12 @@ def test_what_is_copied_of_the_views_below_is_what_is_stored(visit, site):
     eigenvalues = at.page.evaluate("vitstudy.explore.rows('hessian')")
     tops = [row["value"] for row in eigenvalues if row["what"] == "eigenvalue, top"]
     assert tops == [value for network in networks for batch in network["hessian"]["top"] for value in batch]
+    cosines = np.frombuffer(base64.b64decode(stored(site, f"weights-{VIT}")["positions"]["cosine"]), np.uint8)
+    alike = at.page.evaluate("vitstudy.explore.rows('positions')")
+    assert [round(100 * row["cosine"]) + 100 for row in alike] == cosines.tolist()
+    assert [list(alike[18].values())[1:5]] == [[1, 2, 1, 3]], "place, and the other"
+    filters = at.page.evaluate("vitstudy.explore.rows('filters')")
+    assert [row["share_of_variance"] for row in filters] == stored(site, f"weights-{VIT}")["filters"]["share"]
     pixels = at.page.evaluate("vitstudy.explore.rows('fields')")
     field = np.frombuffer(base64.b64decode(stored(site, f"fields-{RESNET}")["receptive"]["picture"][7]), np.uint8)
     shares = [row["share_of_peak"] for row in pixels if row["checkpoint"] == "resnet-0"]
@@ -570,7 +655,10 @@ def test_every_control_has_a_name_and_can_be_focused(visit):
     )
     assert nameless == []
     stops = at.page.locator("[role=application]").evaluate_all("nodes => nodes.map((node) => node.tabIndex)")
-    assert stops == [0] * 9, "three maps; noise, corruptions, curvature, surface, rise and norm"
+    assert len(stops) == 13, (
+        "three maps; noise, corruptions, attacks, three rasters, curvature, surface, rise and norm"
+    )
+    assert set(stops) == {0}
 
 
 # -------------------------------------------------------------------------------------------------------------- links

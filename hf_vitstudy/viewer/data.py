@@ -5,7 +5,8 @@ Kinds of files, each with ``format``:
 ``study``: the claims and what was judged, who the checkpoints are, and how to read every view.
 ``checkpoint``: places, curves along depth, attention heads, and CKA of the places with one another.
 ``pair``: CKA of the places of two checkpoints, the one with the lower number as rows.
-``network``, ``fields`` (see `networks`) and ``measures`` (see `likeness`): fetched when a view that shows them is looked at.
+``network``, ``fields`` (see `networks`), ``weights`` (see `weights`) and ``measures`` (see `likeness`): fetched when a view
+that shows them is looked at.
 
 Numbers are rounded once, to what is shown: three digits, and CKA to thousandths. A map is ``{"n", "cka", "below", "above"}``,
 row by row: thousandths as integers, and how far the ends of the interval lie below and above; null where undefined. The 351
@@ -329,12 +330,17 @@ def checkpoint_data(source: Source, number: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
         "checkpoint": number,
-        "absent": {name: absent[name] for name in dict.fromkeys(ANALYSES.values()) if name in absent},
+        "absent": {name: absent[name] for name in dict.fromkeys(map(_name, ANALYSES.values())) if name in absent},
         "places": _places(profile),
         "curves": curves,
         "heads": _heads(profile),
         "map": _map(source, profile, profile, "aa") if "flatten" in profile.views else None,
     }
+
+
+def _name(analysis: str) -> str:
+    """Of an analysis, without its options."""
+    return analysis.partition(":")[0]
 
 
 def _places(profile: Profile) -> dict[str, list[Any]]:

@@ -17,6 +17,7 @@ from ..profile import written_whole
 from .data import Source, checkpoint_data, pair_data, study_data
 from .likeness import measures_data
 from .networks import fields_data, network_data
+from .weights import weights_data
 
 
 PAGE, README, DATA = "index.html", "README.md", "data"
@@ -34,6 +35,7 @@ SCRIPTS = (
     "curves",
     "views",
     "places",
+    "rasters",
     "disturbed",
     "losses",
     "pictures",
@@ -160,6 +162,7 @@ def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[
         yield f"checkpoint-{number}.json", checkpoint_data(source, number)
         yield f"network-{number}.json", network_data(source, number)
         yield f"fields-{number}.json", fields_data(source, number)
+        yield f"weights-{number}.json", weights_data(source, number)
     for group in study["comparable"]:
         for a, b in combinations_with_replacement(group, 2):
             yield f"measures-{a}-{b}.json", measures_data(source, a, b)

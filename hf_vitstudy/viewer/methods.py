@@ -140,11 +140,12 @@ CURVES = (
 )
 HEADS = ("attention_distance", "window_attention_distance")
 FURTHER = (
-    *("fields", "localisation", "lesions", "skip_removal", "noise", "corruptions"),
+    *("fields", "localisation", "tokens", "lesions", "skip_removal", "noise", "corruptions", "attacks"),
+    *("positions", "filters"),
     *("hessian", "landscape", "slice", "norm"),
 )
 VIEWS = ("cka", *(curve.key for curve in CURVES), "heads", *FURTHER)
-ANALYSES = {  # view -> analysis that measures it
+ANALYSES = {  # view -> analysis that measures it, with the options that it takes
     "cka": "cka",
     "fourier": "fourier",
     "variance": "variance",
@@ -159,6 +160,10 @@ ANALYSES = {  # view -> analysis that measures it
     "skip_removal": "skip_removal",
     "noise": "noise",
     "corruptions": "corruptions",
+    "attacks": "attacks",
+    "tokens": "probes:tokens=true",
+    "positions": "position_embedding",
+    "filters": "patch_filters",
     "hessian": "hessian",
     "landscape": "landscape",
     "slice": "landscape",
@@ -179,6 +184,10 @@ EVIDENCE = {  # view -> measurements that it shows
     "skip_removal": ("skip_removal_correct",),
     "noise": ("noise_correct",),
     "corruptions": ("corruption_correct",),
+    "attacks": ("pgd_correct", "fgsm_correct"),
+    "tokens": ("token_correct",),
+    "positions": ("position_similarity", "position_distance_correlation"),
+    "filters": ("filter_component", "filter_variance", "filter_smoothness"),
     "hessian": ("hessian_top",),
     "landscape": ("landscape_nll",),
     "norm": ("landscape_l2",),
@@ -340,6 +349,43 @@ METHODS = (
         "formula": "mean over severities of accuracy(corrupted)",
         "source": "Hendrycks & Dietterich 2019; Park & Kim 2022, Fig 12",
         "care": "Not divided by another network's errors, so not the published mean corruption error.",
+    },
+    {
+        "view": "attacks",
+        "title": "Adversarial attacks",
+        "text": "Accuracy left when every pixel may be changed by up to ε so that the loss of this very network rises: in many "
+        "steps (PGD, filled) and in one (FGSM, open). What was wrong before stays wrong.",
+        "formula": "x ← clip(x + α · sign ∂L/∂x) within ε of the image",
+        "source": "Goodfellow et al. 2015; Madry et al. 2018",
+        "care": "A stronger attack may lower it further: it bounds the robust accuracy from above.",
+    },
+    {
+        "view": "tokens",
+        "title": "Probes of single tokens",
+        "text": "Accuracy of a linear classifier that sees one token at the top of the network and saw that token of a few "
+        "images of every class. Brightness from chance to the best; beside it the class token and the mean of all places.",
+        "formula": "ridge regression from one token to the classes, accuracy on the other images",
+        "source": "Raghu et al. 2021, Fig 11 and 12",
+        "care": "A token that hears of the whole image by attention can be right though it kept nothing of its place.",
+    },
+    {
+        "view": "positions",
+        "title": "Position embeddings",
+        "text": "For every place a small map: how alike its learnt position embedding is to those of all places. A spot that "
+        "wanders with the place, and stripes, say that the network has learnt the image's plane. Weights alone.",
+        "formula": "cosine of e(place) and e(other place), the mean embedding kept",
+        "source": "Dosovitskiy et al. 2020, Fig 7 and 10",
+        "care": "Networks without learnt absolute positions have none; checkpoints that were fine-tuned on larger images have "
+        "interpolated ones.",
+    },
+    {
+        "view": "filters",
+        "title": "Filters of the first layer",
+        "text": "Principal components of the filters that read the image, strongest first, row by row; grey is zero, every "
+        "tile over its own largest value. Smooth ones form a basis for low frequencies. Weights alone.",
+        "formula": "principal components of the first convolution's filters, channels by pixels",
+        "source": "Dosovitskiy et al. 2020, Fig 7",
+        "care": "A component has no sign: a tile and its negative say the same.",
     },
     {
         "view": "hessian",

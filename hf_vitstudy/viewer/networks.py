@@ -1,8 +1,8 @@
 """What the page shows of a whole network: what it loses to interventions, and its loss around the weights.
 
 Two kinds of files that are fetched when these views are looked at. ``network`` holds numbers: ``lesions``, ``skip_removal``,
-``noise``, ``corruptions``, ``localisation``, ``hessian``, ``landscape``, each where it was measured. ``fields`` holds pictures:
-``receptive``, maps of 256 colours in base64, and ``localisation``, CKA in thousandths.
+``noise``, ``corruptions``, ``attacks``, ``localisation``, ``tokens``, ``hessian``, ``landscape``, each where it was measured.
+``fields`` holds pictures: ``receptive``, maps of 256 colours in base64, and ``localisation``, CKA in thousandths.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ PERCENT = 100
 def network_data(source: Source, number: int) -> dict[str, Any]:
     """Everything of a whole network that fits into a few kilobytes."""
     profile = source.profile(number)
-    parts = {name: read(source, profile) for name, (needs, read) in PARTS.items() if {*needs} <= {*profile.data}}
+    parts = {
+        name: read(source, profile) for name, (needs, read) in PARTS.items() if {*needs} <= {*profile.data.variables}
+    }
     return {"format": FORMAT, "checkpoint": number} | {name: part for name, part in parts.items() if part is not None}
 
 
@@ -109,6 +111,19 @@ def _estimate(estimate: Estimate, factor: float = 1.0) -> list[float | None]:
     return [three(factor * number) for number in (estimate.value, estimate.low, estimate.high)]
 
 
+def _attacks(source: Source, profile: Profile) -> dict[str, Any]:
+    """Accuracy in percent by the largest change of a pixel, in 255ths from 0 on: right as it is and under the attack."""
+    clean = answers(profile, "attack_clean_correct")
+    found: dict[str, Any] = {}
+    for name in ATTACKS:
+        if f"{name}_correct" in profile.data:
+            value, low, high = _points(source, np.column_stack([clean, answers(profile, f"{name}_correct")]))
+            found[name] = {"value": value, "low": low, "high": high}
+    return {"x": [0, *threes(255 * profile.data["epsilon"].values)], "by": found, "n": len(clean)}
+
+
+ATTACKS = ("fgsm", "pgd")
+
 # ------------------------------------------------------------------------------------------------- loss geometry
 
 
@@ -170,6 +185,24 @@ def _localisation(source: Source, profile: Profile) -> dict[str, Any]:
     }
 
 
+def _token_probes(source: Source, profile: Profile) -> dict[str, Any]:
+    """Accuracy in percent of a probe of every single token at the top: ``spatial`` by row and column, ``prefix`` before them,
+    ``mean``: of the spatial ones; each [values, lows, highs]."""
+    array = profile["token_correct"].transpose("probe_image", "probe_token")
+    right = np.where(array.values >= 0, array.values, np.nan).astype(float)
+    names = profile.data["probe_token"].values.astype(str).tolist()
+    before = sum(name.startswith("prefix") for name in names)
+    rows, columns = (1 + int(end) for end in names[-1].split(","))
+    return {
+        "grid": [rows, columns],
+        "spatial": _points(source, right[:, before:]),
+        "prefix": _points(source, right[:, :before]),
+        "mean": [end[0] for end in _points(source, right[:, before:].mean(1, keepdims=True))],
+        "chance": three(PERCENT * float(array.attrs["chance"])) if "chance" in array.attrs else None,
+        "n": len(right),
+    }
+
+
 def _receptive(profile: Profile) -> dict[str, Any]:
     """One picture per place: colours of matplotlib's ``LogNorm`` over `DECADES` below the peak, row by row from the top."""
     maps = profile["receptive_map"].transpose("block", "receptive_row", "receptive_column").values.astype(float)
@@ -201,7 +234,9 @@ PARTS: dict[str, tuple[tuple[str, ...], Read]] = {
     ),
     "noise": (("noise_correct", "noise_clean_correct"), _noise),
     "corruptions": (("corruption_correct", "corruption_clean_correct"), _corruptions),
+    "attacks": (("attack_clean_correct", "epsilon"), _attacks),
     "localisation": (("localisation_share", "localisation_share_error"), _localisation),
+    "tokens": (("token_correct",), _token_probes),
     "hessian": (("hessian_top", "hessian_bottom"), _hessian),
     "landscape": (("landscape_nll",), _landscape),
 }

@@ -21,6 +21,8 @@ INTERVALS = {
     "hessian": "Student's, over mini-batches",
     "landscape": "none: the mean over images",
     "norm": "none: it does not depend on data",
+    "positions": "none: it does not depend on data",
+    "filters": "none: it does not depend on data",
 }
 
 
@@ -62,6 +64,10 @@ LINES = {
         "mean_corruption_accuracy",
         _whole("mean_corruption_accuracy(profile)"),
     ),
+    "attacks": ("", "", _whole('profile["pgd_correct"].mean("attack_image")')),
+    "tokens": ("", "", _whole('profile["token_correct"].mean("probe_image")')),
+    "positions": ("", "", _whole('profile["position_similarity"]')),
+    "filters": ("", "", _whole('profile["filter_variance"]')),
     "hessian": ("hf_vitstudy.loss_geometry", "hessian_statistics", _whole("hessian_statistics(profile)")),
     "landscape": ("", "", _whole('profile["landscape_nll"].mean("landscape_image")')),
     "slice": ("hf_vitstudy.loss_geometry", "rise", _whole("rise(profile)")),

@@ -27,7 +27,7 @@ function drawChart(explore, card) {
 function missing(explore, key, side) {
   const { page, pair } = explore;
   const analysis = page.study.analyses[key];
-  const reason = pair[side].absent?.[analysis] || (key === "class_skip" && pair[side].curves.skip ? "no class token in this network" : null);
+  const reason = pair[side].absent?.[analysis.split(":")[0]] || (key === "class_skip" && pair[side].curves.skip ? "no class token in this network" : null);
   const images = page.study.checkpoints[page.state[side]].images.name;
   const sign = h("b", { class: side, text: side.toUpperCase() });
   return h("p", { class: "mute small none" }, ...(reason ? [sign, `: ${reason}.`]
@@ -67,6 +67,7 @@ class Plot {
     let [low, high] = [Math.min(...usable), Math.max(...usable)];
     if (FROM_ZERO.has(this.card.key) || this.about.zero) low = Math.min(0, low);
     if (!(high > low)) { low -= Math.abs(low) / 10 + 0.1; high += Math.abs(high) / 10 + 0.1; }
+    if (this.about.ticks) [low, high] = [this.about.ticks[0], this.about.ticks.at(-1)];
     if (this.about.headroom) high += this.about.headroom * (high - low);
     const bend = this.about.log ? Math.log : (value) => value;
     if (this.about.log) { if (low <= 0) low = high / 100; }
@@ -79,6 +80,7 @@ class Plot {
   }
 
   ticks() {
+    if (this.about.ticks) return this.about.ticks;
     const [low, high] = this.ends;
     if (this.about.log) {
       const decades = Array.from({ length: 13 }, (_, k) => 10 ** (k - 6));

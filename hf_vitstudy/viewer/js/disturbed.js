@@ -103,6 +103,38 @@ class Corruptions extends View {
   list(found) { return [...Object.entries(found.kinds), ["mean of all", found.mean]].map(([kind, [value, low, high]]) => ({ kind, value, low, high, accuracy_clean: found.whole[0], severities: found.severities.join(" "), n: found.n })); }
 }
 
+// What attackers who know the network leave of its accuracy.
+class Attacks extends View {
+  constructor(explore) { super(explore, "attacks", "Adversarial attacks", "accuracy, %, by the largest change of a pixel, ε; open: one step", "network"); }
+
+  paint(sides) {
+    const { explore } = this;
+    this.x = [...new Set(sides.flatMap((side) => this.data(side).x))].sort((x, y) => x - y);
+    const points = this.x.map((_, k) => k / Math.max(1, this.x.length - 1));
+    const series = sides.flatMap((side) => Object.entries(this.data(side).by).map(([name, found]) => {
+      const depth = this.data(side).x.map((size) => points[this.x.indexOf(size)]);
+      const [low, high] = name === "pgd" ? [found.low, found.high] : [null, null]; // four bands would hide each other
+      return { side, value: found.value, low, high, depth, kind: depth.map(() => (name === "pgd" ? "" : "attention")) };
+    }));
+    const stations = this.x.map((size, k) => [points[k], k ? `${size}/255` : "none"]);
+    const words = `Accuracy under attack of ${sides.map((side) => explore.name(side)).join(" and ")}`;
+    const chart = new Reader(explore, this.card, { log: false, line: null, ticks: [0, 25, 50, 75, 100] }, series, { points, stations, words, height: 290, say: (k) => this.say(k) });
+    this.say(this.x.length - 1);
+    return { chart };
+  }
+
+  say(k) {
+    const at = (found, name) => { const here = found.x.indexOf(this.x[k]); const ends = found.by[name]; return here < 0 || !ends ? null : `${interval(three, [ends.value[here], ends.low[here], ends.high[here]])} %`; };
+    if (!k) { this.tell(`Without attack: ${this.both((found) => at(found, "pgd") || at(found, "fgsm"))}.`); return; }
+    const [many, one] = ["pgd", "fgsm"].map((name) => this.both((found) => at(found, name)));
+    this.tell(`At ε = ${this.x[k]}/255${many ? ` many steps leave ${many}` : ""}${many && one ? ";" : ""}${one ? ` one step leaves ${one}` : ""}.`);
+  }
+
+  list(found) {
+    return Object.entries(found.by).flatMap(([attack, ends]) => found.x.map((size, k) => ({ attack, epsilon_255: size, value: ends.value[k], low: ends.low[k], high: ends.high[k], n: found.n })));
+  }
+}
+
 // The pointer or the arrow keys read one of several things that a drawing shows.
 function readable(node, { nearest, last, read }) {
   let now = null;

@@ -56,7 +56,8 @@ class Below {
     this.node = h("div", { class: "below" },
       section("At these two places", "three", view(new Fields(explore)), curve("receptive"), view(new Localisation(explore))),
       section("Without one part", "three", view(new Removal(explore, "lesions", "Lesions")), view(new Removal(explore, "skip_removal", "Skip removal")), curve("class_skip")),
-      section("On disturbed images", "two", view(new Noise(explore)), view(new Corruptions(explore))),
+      section("On disturbed images", "three", view(new Noise(explore)), view(new Corruptions(explore)), view(new Attacks(explore))),
+      section("Tokens, positions and filters", "three", view(new TokenProbes(explore)), view(new Positions(explore)), view(new Filters(explore))),
       section("The loss around the weights", "two", view(new Spectrum(explore)), view(new Landscape(explore)), view(new Slice(explore)), view(new Norm(explore))));
     const near = new IntersectionObserver(() => this.look(), { rootMargin: `${AHEAD}px` });
     near.observe(this.node);
@@ -96,7 +97,7 @@ class Below {
         if (this.loaded === asked) { this.files[kind] = null; this.again = true; }
       }
     };
-    await Promise.all(["network", "fields"].map(of));
+    await Promise.all(["network", "fields", "weights"].map(of));
     if (this.loaded !== asked) return;
     if (this.again) { this.loaded = null; this.again = false; }
     this.draw();
