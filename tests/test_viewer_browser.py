@@ -274,7 +274,7 @@ def test_views_of_whole_networks_say_the_stored_numbers(visit, site):
     filters = stored(site, f"weights-{VIT}")["filters"]
     assert set(stored(site, f"weights-{RESNET}")) == {"format", "checkpoint"}
     assert at.told("positions") == (
-        "Rank correlation with distance: A −0.900. Of the variance: A row 40.0 %, column 40.0 %, rest 20.0 %."
+        "Rank correlation with distance: A −0.900. Of the variance, row / column / rest: A 40.0 / 40.0 / 20.0 %."
     )
     assert at.page.locator(".card.positions .none").inner_text().startswith("Not measured in B: ")
     assert (

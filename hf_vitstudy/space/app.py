@@ -31,10 +31,8 @@ LIVE, STUDY_ASKED, SPACE = "VITSTUDY_LIVE", "VITSTUDY_STUDY", "SPACE_ID"
 MOST_WAITING = 64  # requests of the API
 MOST_FILE = "10mb"
 ELEMENT = "<div class='vs'><p class='waiting'>The numbers are being fetched.</p></div>"
-FONTS = (
-    ("system-ui", "sans-serif"),
-    ("ui-monospace", "monospace"),
-)  # of the theme; its own are 103 kB that nothing here shows
+# Of the theme, in place of its own: 103 kB that nothing here shows.
+FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 START = """
 const start = () => window.VitSpace.start(element.querySelector(".vs"), props.about);
 if (window.VitSpace?.start) start(); else window.addEventListener("load", start, { once: true });

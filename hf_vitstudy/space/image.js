@@ -21,7 +21,7 @@ async function stored(address) {
 
 // ---------------------------------------------------------------------------------------------------------------- answers
 
-// Answers about an example, all of them stored; attention of layers that are not shown at first is fetched with the first.
+// Answers about an example, all of them stored; the attention of layers that are not shown at first comes when it is asked for.
 class Example {
   constructor(stored, sides, more) { Object.assign(this, { stored, sides, more }); }
   async all() { return this.stored.first; }

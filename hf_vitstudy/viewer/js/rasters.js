@@ -136,8 +136,9 @@ class Positions extends Rasters {
   under(sides, y, width) { return { node: colourBar(this.explore.page.study.diverging, { x: 0, y: y - 8, width, title: "", ends: ["−1", "0", "1"] }), height: 32 }; }
 
   summary() {
-    const shares = this.both((found) => Object.entries(found.share).map(([part, share]) => `${part} ${three(share)} %`).join(", "));
-    return `Rank correlation with distance: ${this.both((found) => three(found.correlation))}. Of the variance: ${shares}.`;
+    const parts = Object.keys(this.data(this.sides()[0]).share).join(" / ");
+    const shares = this.both((found) => `${Object.values(found.share).map(three).join(" / ")} %`);
+    return `Rank correlation with distance: ${this.both((found) => three(found.correlation))}. Of the variance, ${parts}: ${shares}.`;
   }
 
   say(side, k) {
