@@ -58,6 +58,9 @@ class Journal:
     def __init__(self, profile: Path, identity: dict[str, Any]) -> None:
         self.folder = profile.with_name(f".{profile.name}.partial")
         self.identity = json.loads(json.dumps(identity))
+        self._earlier: dict[int, list[Path]] | None = (
+            None  # files of batches that were there before the first was written
+        )
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Keep other measurements for the same profile out, until the block is left.
@@ -120,7 +123,7 @@ class Journal:
                 path.unlink()
 
     def write(self, index: int, kept: Kept) -> None:
-        """Keep one batch."""
+        """Keep one batch, in place of what an earlier run kept of it."""
         from safetensors.numpy import save
 
         arrays = {
@@ -139,7 +142,21 @@ class Journal:
         content = save(tensors, {"about": json.dumps(about)})
         with explained(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
-            _write(self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors", content)
+            if self._earlier is None:
+                self._earlier = self._files()
+            written = self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+            _write(written, content)
+            for path in self._earlier.pop(index, []):
+                if path != written:
+                    path.unlink(missing_ok=True)
+
+    def _files(self) -> dict[int, list[Path]]:
+        """Those of batches, by the batch's number; several of one where a run was killed between writing and deleting."""
+        found: dict[int, list[Path]] = {}
+        for path in sorted(self.folder.iterdir()):
+            if match := NAME.fullmatch(path.name):
+                found.setdefault(int(match[1]), []).append(path)
+        return found
 
     def batches(self) -> dict[int, Kept]:
         """All whole batches by their number; a damaged one is deleted with a warning."""

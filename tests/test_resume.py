@@ -8,6 +8,7 @@ import shutil
 import signal
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -245,6 +246,18 @@ def test_a_journal_gives_back_what_it_was_given(tmp_path):
             assert found.parts[analysis][name].dtype == np.asarray(value).dtype
             np.testing.assert_array_equal(found.parts[analysis][name], value)
             assert found.parts[analysis][name].shape == np.shape(value)
+
+
+def test_a_batch_that_is_kept_again_takes_the_place_of_the_earlier(tmp_path):
+    """Also of two earlier ones, where a run was killed between writing the second and deleting the first."""
+    first, second = (Journal(tmp_path / "profile", {"weights": "w"}) for _ in range(2))
+    first.begin(resume=False)
+    for index, seconds in ((3, 1.5), (4, 1.5), (3, 2.5)):
+        first.write(index, replace(KEPT, seconds=seconds))
+    assert len(list(first.folder.glob("00000003-*"))) == 2
+    second.write(3, replace(KEPT, seconds=3.5))
+    assert len(list(first.folder.glob("0000000[34]-*"))) == 2
+    assert {index: kept.seconds for index, kept in second.batches().items()} == {3: 3.5, 4: 1.5}
 
 
 def test_a_damaged_batch_is_measured_again_with_a_warning(tmp_path):
