@@ -222,6 +222,20 @@ def test_attention_follows_the_pointer_the_layer_and_the_head(visit, stored):
     assert page.said("a").startswith("The class token looks most at")
 
 
+def test_a_renderer_that_comes_after_the_page_is_loaded_draws_it(browser, space_address):
+    context = browser.new_context()
+    page = context.new_page()
+    held: list = []
+    page.route("**/viz.js", lambda route: held.append(route))
+    page.goto(f"{space_address}/?view=findings")
+    page.wait_for_load_state("load")
+    page.wait_for_selector(".vs .waiting", timeout=READY)
+    assert len(held) == 1
+    held[0].continue_()
+    page.wait_for_selector(".vs[data-ready=true]", timeout=READY)
+    context.close()
+
+
 def test_layers_that_did_not_come_are_asked_for_again(visit):
     page = visit("?view=image")
     page.looked(1)

@@ -33,9 +33,10 @@ MOST_FILE = "10mb"
 ELEMENT = "<div class='vs'><p class='waiting'>The numbers are being fetched.</p></div>"
 # Of the theme, in place of its own: 103 kB that nothing here shows.
 FONTS = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
+# Gradio puts the renderer's script into the page, which may be loaded before it has come: it says itself when it is there.
 START = """
 const start = () => window.VitSpace.start(element.querySelector(".vs"), props.about);
-if (window.VitSpace?.start) start(); else window.addEventListener("load", start, { once: true });
+if (window.VitSpace?.start) start(); else window.addEventListener("vitspace", start, { once: true });
 """
 
 

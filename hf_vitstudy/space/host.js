@@ -39,4 +39,5 @@ async function start(root, about) {
 }
 
 window.VitSpace = { ...window.VitSpace, start };
+window.dispatchEvent(new Event("vitspace"));
 })();
