@@ -58,9 +58,7 @@ class Journal:
     def __init__(self, profile: Path, identity: dict[str, Any]) -> None:
         self.folder = profile.with_name(f".{profile.name}.partial")
         self.identity = json.loads(json.dumps(identity))
-        self._earlier: dict[int, list[Path]] | None = (
-            None  # files of batches that were there before the first was written
-        )
+        self._earlier: dict[int, list[Path]] | None = None  # see `_files`, before the first batch was written
 
     def held(self) -> contextlib.AbstractContextManager[None]:
         """Keep other measurements for the same profile out, until the block is left.
@@ -104,7 +102,7 @@ class Journal:
         return None
 
     def _warn(self, difference: str | None) -> None:
-        count = sum(NAME.fullmatch(path.name) is not None for path in self.folder.iterdir())
+        count = len(self._files())
         if count and difference:
             warnings.warn(
                 f"{count} finished batches of an interrupted measurement that was another ({difference}) are deleted",
@@ -144,7 +142,7 @@ class Journal:
             self.folder.mkdir(parents=True, exist_ok=True)
             if self._earlier is None:
                 self._earlier = self._files()
-            written = self.folder / f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+            written = self.folder / _name(index, content)
             _write(written, content)
             for path in self._earlier.pop(index, []):
                 if path != written:
@@ -161,16 +159,14 @@ class Journal:
     def batches(self) -> dict[int, Kept]:
         """All whole batches by their number; a damaged one is deleted with a warning."""
         found = {}
-        for path in sorted(self.folder.iterdir()):
-            match = NAME.fullmatch(path.name)
-            if match is None:
-                continue
-            content = path.read_bytes()
-            if hashlib.sha256(content).hexdigest() != match[2]:
-                warnings.warn(f"{path} is damaged; its batch is measured again", stacklevel=2)
-                path.unlink()
-                continue
-            found[int(match[1])] = _read(content)
+        for index, paths in self._files().items():
+            for path in paths:
+                content = path.read_bytes()
+                if path.name == _name(index, content):
+                    found[index] = _read(content)
+                else:
+                    warnings.warn(f"{path} is damaged; its batch is measured again", stacklevel=2)
+                    path.unlink()
         return found
 
     def remove(self) -> None:
@@ -187,6 +183,11 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, 
             yield from _differences(before.get(key), now.get(key), f"{where}.{key}" if where else str(key))
     elif before != now:
         yield where, before, now
+
+
+def _name(index: int, content: bytes) -> str:
+    """Of a batch's file, as `NAME` has it."""
+    return f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors"
 
 
 def _read(content: bytes) -> Kept:

@@ -119,11 +119,15 @@ class Visit:
 
     def cell(self, of: str, i: int, j: int) -> tuple[float, float]:
         """Middle of a cell on the screen."""
-        catch = self.page.locator(f".catch[data-of={of}]")
-        catch.scroll_into_view_if_needed()
-        box = catch.bounding_box()
+        box = self.box(f".catch[data-of={of}]")
         rows, columns = (self.count(side) for side in of)
         return box["x"] + (j + 0.5) * box["width"] / columns, box["y"] + (rows - i - 0.5) * box["height"] / rows
+
+    def box(self, selector: str) -> dict[str, float]:
+        """Where an element lies on the screen, brought into view."""
+        node = self.page.locator(selector)
+        node.scroll_into_view_if_needed()
+        return node.bounding_box()
 
     def count(self, side: str) -> int:
         return self.page.evaluate(f"vitstudy.explore.pair.{side}.places.name.length")

@@ -331,9 +331,7 @@ def test_arrow_keys_read_the_values(visit, site, view):
 def test_pointing_at_noise_reads_the_nearest_frequency(visit, site):
     at = visit(PAIR)
     at.deep()
-    chart = at.page.locator(".card.noise svg")
-    chart.scroll_into_view_if_needed()
-    box = chart.bounding_box()
+    box = at.box(".card.noise svg")
     at.page.mouse.move(box["x"] + 46 + 0.72 * (box["width"] - 62), box["y"] + 90)
     noise = stored(site, f"network-{VIT}")["noise"]
     assert at.told("noise").startswith(f"Noise at 0.7π: A loses {spelt(at_of(noise, 6))} points, B loses")
@@ -396,9 +394,7 @@ def test_tiles_are_painted_one_after_the_other(visit, site):
 def test_pointing_at_a_tile_reads_and_frames_it(visit, site):
     at = visit(PAIR)
     at.deep()
-    image = at.page.locator(".card.tokens image[data-raster=b]")
-    image.scroll_into_view_if_needed()
-    box = image.bounding_box()
+    box = at.box(".card.tokens image[data-raster=b]")
     at.page.mouse.move(box["x"] + 0.6 * box["width"], box["y"] + 0.4 * box["height"])
     tokens = stored(site, f"network-{RESNET}")["tokens"]
     said = spelt([end[6] for end in tokens["spatial"]])

@@ -295,11 +295,19 @@ POSITIONS = Chart(
 )
 
 
-def draw_filters(ax: Axes, profile: Profile) -> None:
-    """Principal components of the first convolution's filters as colours, each brought to its own largest value."""
+def filter_colours(profile: Profile) -> np.ndarray:
+    """Principal components of the first convolution's filters, (rank, row, column, colour) in [0, 1]; ½ is zero.
+
+    Each is brought to its own largest value.
+    """
     components = profile["filter_component"].values.astype(float)
-    components = components / np.abs(components).max((1, 2, 3), keepdims=True)
-    tiles = np.moveaxis(0.5 + components / 2, 1, -1)
+    peak = np.abs(components).max((1, 2, 3), keepdims=True)
+    return np.moveaxis(0.5 + np.divide(components, peak, out=np.zeros_like(components), where=peak > 0) / 2, 1, -1)
+
+
+def draw_filters(ax: Axes, profile: Profile) -> None:
+    """Principal components of the first convolution's filters as colours."""
+    tiles = filter_colours(profile)
     columns = 7
     image = tiled(tiles, (-(-len(tiles) // columns), columns), gap=max(1, tiles.shape[1] // 8))
     alpha = np.isfinite(image[..., :1]).astype(float)

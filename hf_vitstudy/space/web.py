@@ -105,7 +105,7 @@ class Site:
         part = self.code.get(request.path_params["name"])
         if part is None or part.digest != request.path_params["digest"]:
             return _not_here()
-        return part.response(request, LONG)
+        return await run_in_threadpool(part.response, request, LONG)  # packs it the first time
 
     def _stored(self, where: Callable[[], Callable[[str], Part] | None]) -> Callable[[Request], Any]:
         async def stored(request: Request) -> Response:
@@ -113,10 +113,9 @@ class Site:
             try:
                 if find is None:
                     return _not_here()
-                part = await run_in_threadpool(find, request.path_params["name"])
+                return await run_in_threadpool(lambda: find(request.path_params["name"]).response(request, "no-cache"))
             except KeyError:
                 return _not_here()
-            return part.response(request, "no-cache")
 
         return stored
 

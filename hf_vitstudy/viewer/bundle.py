@@ -16,21 +16,13 @@ from typing import Any, Protocol
 
 from .. import hub
 from ..errors import StudyError
-from .data import FORMAT, Source, checkpoint_data, pair_data, study_data
-from .export import compact, parts_of
+from .data import FORMAT, Source, pair_data, study_data
+from .export import OF_ONE, compact, parts_of
 from .likeness import measures_data
-from .networks import fields_data, network_data
-from .weights import weights_data
 
 
 STUDY = "study.json"
 PART = re.compile(r"([a-z]{1,20})((?:-\d{1,5})*)\.json")
-OF_ONE: dict[str, Callable[[Source, int], dict[str, Any]]] = {
-    "checkpoint": checkpoint_data,
-    "network": network_data,
-    "fields": fields_data,
-    "weights": weights_data,
-}
 OF_TWO: dict[str, Callable[[Source, int, int], dict[str, Any]]] = {"pair": pair_data, "measures": measures_data}
 WITH_ITSELF = {"measures"}
 

@@ -15,6 +15,7 @@ maps of 26 checkpoints take less than a megabyte, of which a reader fetches thre
 
 from __future__ import annotations
 
+import base64
 import json
 import math
 import re
@@ -452,6 +453,11 @@ def three(value: float | None) -> float | None:
 
 def threes(values: np.ndarray) -> list[float | None]:
     return [three(float(value)) for value in values]
+
+
+def packed(numbers: np.ndarray) -> str:
+    """Whole numbers from 0 to 255 as bytes in base64."""
+    return base64.b64encode(numbers.astype(np.uint8).tobytes()).decode()
 
 
 def thousandths(values: np.ndarray) -> list[int | None]:

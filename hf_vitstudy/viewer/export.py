@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import combinations_with_replacement
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,12 @@ from .networks import fields_data, network_data
 from .weights import weights_data
 
 
+OF_ONE: dict[str, Callable[[Source, int], dict[str, Any]]] = {  # kind of file -> what it holds of a checkpoint
+    "checkpoint": checkpoint_data,
+    "network": network_data,
+    "fields": fields_data,
+    "weights": weights_data,
+}
 PAGE, README, DATA = "index.html", "README.md", "data"
 HERE = Path(__file__).parent
 SCRIPTS = (
@@ -159,10 +165,8 @@ def _names(start: list[int]) -> set[str]:
 def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, content) of the files of all checkpoints and pairs."""
     for number in range(len(study["checkpoints"])):
-        yield f"checkpoint-{number}.json", checkpoint_data(source, number)
-        yield f"network-{number}.json", network_data(source, number)
-        yield f"fields-{number}.json", fields_data(source, number)
-        yield f"weights-{number}.json", weights_data(source, number)
+        for kind, read in OF_ONE.items():
+            yield f"{kind}-{number}.json", read(source, number)
     for group in study["comparable"]:
         for a, b in combinations_with_replacement(group, 2):
             yield f"measures-{a}-{b}.json", measures_data(source, a, b)

@@ -7,18 +7,18 @@ Two kinds of files that are fetched when these views are looked at. ``network`` 
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from ..figures.interventions import corruption_kinds
+from ..claims.probes import spatial_tokens_right
+from ..figures.interventions import ATTACKS, corruption_kinds
 from ..loss_geometry import hessian_statistics, rise
 from ..profile import Profile
 from ..robustness import accuracy_drop, answers, mean_corruption_accuracy
 from ..stats import Estimate, percentile
-from .data import FORMAT, Source, place_numbers, thousandths, three, threes
+from .data import FORMAT, Source, packed, place_numbers, thousandths, three, threes
 
 
 DECADES = 3  # of the receptive fields' colour scale
@@ -122,8 +122,6 @@ def _attacks(source: Source, profile: Profile) -> dict[str, Any]:
     return {"x": [0, *threes(255 * profile.data["epsilon"].values)], "by": found, "n": len(clean)}
 
 
-ATTACKS = ("fgsm", "pgd")
-
 # ------------------------------------------------------------------------------------------------- loss geometry
 
 
@@ -188,8 +186,7 @@ def _localisation(source: Source, profile: Profile) -> dict[str, Any]:
 def _token_probes(source: Source, profile: Profile) -> dict[str, Any]:
     """Accuracy in percent of a probe of every single token at the top: ``spatial`` by row and column, ``prefix`` before them,
     ``mean``: of the spatial ones; each [values, lows, highs]."""
-    array = profile["token_correct"].transpose("probe_image", "probe_token")
-    right = np.where(array.values >= 0, array.values, np.nan).astype(float)
+    right, chance = answers(profile, "token_correct"), profile["token_correct"].attrs.get("chance")
     names = profile.data["probe_token"].values.astype(str).tolist()
     before = sum(name.startswith("prefix") for name in names)
     rows, columns = (1 + int(end) for end in names[-1].split(","))
@@ -197,8 +194,8 @@ def _token_probes(source: Source, profile: Profile) -> dict[str, Any]:
         "grid": [rows, columns],
         "spatial": _points(source, right[:, before:]),
         "prefix": _points(source, right[:, :before]),
-        "mean": [end[0] for end in _points(source, right[:, before:].mean(1, keepdims=True))],
-        "chance": three(PERCENT * float(array.attrs["chance"])) if "chance" in array.attrs else None,
+        "mean": [end[0] for end in _points(source, spatial_tokens_right(profile)[:, None])],
+        "chance": None if chance is None else three(PERCENT * chance),
         "n": len(right),
     }
 
@@ -213,7 +210,7 @@ def _receptive(profile: Profile) -> dict[str, Any]:
 
 def _picture(shares: np.ndarray) -> str:
     scaled = np.log10(np.maximum(shares, 10.0**-DECADES)) / DECADES + 1
-    return base64.b64encode(np.clip(256 * scaled, 0, 255).astype(np.uint8).tobytes()).decode()
+    return packed(np.clip(256 * scaled, 0, 255))
 
 
 def _tokens(profile: Profile) -> dict[str, Any]:

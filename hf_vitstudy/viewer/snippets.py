@@ -13,6 +13,7 @@ from .methods import ANALYSES, MEASURES, VIEWS
 
 
 DRAWS = "percentile bootstrap over images"
+NO_DATA = "none: it does not depend on data"
 INTERVALS = {
     "cka": "closed-form jackknife that leaves one image out",
     "heads": "none here: the mean over images of every head",
@@ -20,9 +21,9 @@ INTERVALS = {
     "localisation": "± 1.96 standard errors, from random two thirds of the batches",
     "hessian": "Student's, over mini-batches",
     "landscape": "none: the mean over images",
-    "norm": "none: it does not depend on data",
-    "positions": "none: it does not depend on data",
-    "filters": "none: it does not depend on data",
+    "norm": NO_DATA,
+    "positions": NO_DATA,
+    "filters": NO_DATA,
 }
 
 

@@ -6,16 +6,16 @@ it was measured. Both are pictures in base64, a byte for a number.
 
 from __future__ import annotations
 
-import base64
 from typing import Any
 
 import numpy as np
 
+from ..figures.attention import filter_colours
 from ..profile import Profile
-from .data import FORMAT, Source, three, threes
+from .data import FORMAT, Source, packed, three, threes
+from .networks import PERCENT
 
 
-PERCENT = 100
 SHADES = 63  # steps of a filter's colour: more would be noise to the eye, and a third more bytes
 HUNDREDTHS = 100  # of a cosine, from 0 for -1 to 200 for 1
 
@@ -42,7 +42,7 @@ def _positions(profile: Profile) -> dict[str, Any]:
     correlations = profile["position_distance_correlation"].values.astype(float)
     return {
         "grid": [int(side) for side in array.attrs["grid"]],
-        "cosine": _packed(np.where(np.isfinite(cosines), cosines.round(), 255)),
+        "cosine": packed(np.where(np.isfinite(cosines), cosines.round(), 255)),
         "correlation": three(np.nanmean(correlations)) if np.isfinite(correlations).any() else None,
         "share": dict(zip(parts, threes(PERCENT * profile["position_share"].values), strict=True)),
     }
@@ -51,20 +51,14 @@ def _positions(profile: Profile) -> dict[str, Any]:
 def _filters(profile: Profile) -> dict[str, Any]:
     """Principal components as colours, each over its own largest value; ``share`` of the filters' variance in percent,
     ``smooth``: correlation of neighbouring pixels."""
-    array = profile["filter_component"].transpose("filter_rank", "filter_row", "filter_column", "filter_colour")
-    values = array.values.astype(float)
-    peak = np.abs(values).max((1, 2, 3), keepdims=True)
-    shades = 0.5 + 0.5 * np.divide(values, peak, out=np.zeros_like(values), where=peak > 0)
+    shades = filter_colours(profile)
+    count, rows, columns, _ = shades.shape
     return {
-        "layer": str(array.attrs.get("layer", "first convolution")),
-        "count": values.shape[0],
-        "rows": values.shape[1],
-        "columns": values.shape[2],
-        "colours": _packed((255 / SHADES * (SHADES * shades).round()).round()),
+        "layer": str(profile["filter_component"].attrs.get("layer", "first convolution")),
+        "count": count,
+        "rows": rows,
+        "columns": columns,
+        "colours": packed((255 / SHADES * (SHADES * shades).round()).round()),
         "share": threes(PERCENT * profile["filter_variance"].values),
         "smooth": threes(profile["filter_smoothness"].values),
     }
-
-
-def _packed(numbers: np.ndarray) -> str:
-    return base64.b64encode(numbers.astype(np.uint8).tobytes()).decode()

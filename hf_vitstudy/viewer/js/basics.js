@@ -26,6 +26,7 @@ const clear = (node) => { node.replaceChildren(); return node; };
 const minus = (text) => text.replace(/-/g, "−");
 const whole = (number) => String(number).replace(/\B(?=(\d{3})+$)/g, ",");
 const lasting = (seconds) => (seconds < 100 ? `${Number(seconds.toPrecision(2))} s` : seconds < 6000 ? `${Math.round(seconds / 60)} min` : `${(seconds / 3600).toFixed(1)} h`);
+const measuredOn = ({ device, batch_size }) => (device ? `on ${device}, batches of ${batch_size}` : null);
 const mean = (values) => values.reduce((sum, value) => sum + value, 0) / values.length;
 const known = (value) => value !== null && value !== undefined;
 

@@ -28,7 +28,7 @@ class Methods {
       ["Accuracy here", (c) => (c.accuracy ? interval(three, c.accuracy) : "–")], ["Places read", (c) => c.places],
       ["Images", (c) => `${whole(c.images.n)} of ${c.images.name}, seed ${c.images.seed}`], ["sha256 of the images", (c) => c.images.sha256],
       ["Revision", (c) => c.revision || "local folder"], ["sha256 of the weights", (c) => c.weights_sha256],
-      ["Measured", (c) => [c.created?.slice(0, 10), c.device && `on ${c.device}, batches of ${c.batch_size}`, known(c.seconds) && `in ${lasting(c.seconds)}`].filter(Boolean).join(", ") || "–"],
+      ["Measured", (c) => [c.created?.slice(0, 10), measuredOn(c), known(c.seconds) && `in ${lasting(c.seconds)}`].filter(Boolean).join(", ") || "–"],
       ["Versions", (c) => Object.entries(c.versions).map((each) => each.join(" ")).join(", ")]];
     clear(this.origins).append(h("table", {}, h("thead", {}, h("tr", {}, h("td"), h("th", { scope: "col", class: "a", text: `A ${a.id}` }), h("th", { scope: "col", class: "b", text: `B ${b.id}` }))),
       h("tbody", {}, facts.map(([title, read]) => h("tr", {}, h("th", { scope: "row", text: title }), [a, b].map((each) => h("td", { text: read(each) })))))));

@@ -32,7 +32,7 @@ class Rasters extends View {
     const [width, height] = [across * scale, down * scale];
     const inside = (at, tile) => at % (tile + tiles.gap) < tile;
     const colour = (i, j) => {
-      const k = Math.floor(j / (tiles.high + tiles.gap)) * tiles.columns + Math.floor(i / (tiles.wide + tiles.gap));
+      const k = tileAt(tiles, i, j);
       return k < tiles.count && inside(i, tiles.wide) && inside(j, tiles.high) ? tiles.colour(k, i % (tiles.wide + tiles.gap), j % (tiles.high + tiles.gap)) : [0, 0, 0, 0];
     };
     return s("g", { transform: `translate(${x} ${y})` }, s("text", { class: `label ${side}`, y: -6, text: `${side.toUpperCase()}${tiles.note}` }),
@@ -45,7 +45,7 @@ class Rasters extends View {
     let before = 0;
     for (const { tiles, x, y, scale, across, down } of this.parts) {
       const [i, j] = [(event.clientX - box.left - x) / scale, (event.clientY - box.top - y) / scale];
-      const k = Math.floor(j / (tiles.high + tiles.gap)) * tiles.columns + Math.floor(i / (tiles.wide + tiles.gap));
+      const k = tileAt(tiles, i, j);
       if (i >= 0 && j >= 0 && i < across && j < down && k < tiles.count) return before + k;
       before += tiles.count;
     }
@@ -68,6 +68,8 @@ class Rasters extends View {
   }
 }
 
+// The number of the tile at a pixel, the gap after it included.
+const tileAt = ({ columns, wide, high, gap }, x, y) => Math.floor(y / (high + gap)) * columns + Math.floor(x / (wide + gap));
 const cellOf = (k, columns) => `row ${Math.floor(k / columns) + 1}, column ${(k % columns) + 1}`;
 
 // What a linear classifier reads off every single token at the top.
