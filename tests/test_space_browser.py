@@ -236,6 +236,22 @@ def test_a_renderer_that_comes_after_the_page_is_loaded_draws_it(browser, space_
     context.close()
 
 
+@pytest.mark.parametrize("answer", [lambda route: route.abort(), lambda route: route.fulfill(status=503, body="{}")])
+def test_numbers_that_did_not_come_are_asked_for_again(browser, space_address, answer):
+    context = browser.new_context()
+    page = context.new_page()
+    page.route("**/study.json", answer)
+    page.goto(f"{space_address}/?view=findings")
+    expect(page.locator(".vs")).to_have_text("The numbers could not be fetched. Try again", timeout=READY)
+    page.get_by_role("button", name="Try again").click()
+    expect(page.locator(".vs")).to_have_text("The numbers could not be fetched. Try again", timeout=READY)
+    page.unroute("**/study.json")
+    page.get_by_role("button", name="Try again").click()
+    page.wait_for_selector(".vs[data-ready=true]", timeout=READY)
+    assert page.locator(".waiting").count() == 0
+    context.close()
+
+
 def test_layers_that_did_not_come_are_asked_for_again(visit):
     page = visit("?view=image")
     page.looked(1)

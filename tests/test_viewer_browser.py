@@ -471,10 +471,10 @@ def test_the_table_of_a_view_holds_its_numbers(visit, site):
     at.deep()
     card = at.page.get_by_role("region", name="Noise of one frequency", exact=True)
     card.get_by_text("Numbers").click()
+    expect(card.locator("tbody tr")).to_have_count(18)
     cells = [row.locator("td").all_inner_texts() for row in card.locator("tbody tr").all()]
     noise = stored(site, f"network-{VIT}")["noise"]
     expected = [str(noise[name][0]).replace("-", "−") for name in ("value", "low", "high")]
-    assert len(cells) == 18
     assert [float(cell.replace("−", "-")) for cell in cells[0][2:5]] == [float(x.replace("−", "-")) for x in expected]
 
 
@@ -764,6 +764,80 @@ def test_a_late_answer_does_not_replace_a_later_choice(visit):
     assert at.page.evaluate("vitstudy.explore.has") == "1 0"
 
 
+def test_what_is_on_its_way_is_not_read_off_the_views_of_before(visit):
+    at = visit(PAIR)
+    at.deep()
+    before = at.readout()
+    held: list = []
+    at.page.route("**/pair-0-4.json", lambda route: held.append(route))
+    at.page.get_by_label("Checkpoint A").select_option(index=4)
+    expect(at.page.locator(".status")).to_have_text("Loading …")
+    at.page.set_viewport_size({"width": 1100, "height": 900})  # all is drawn again when the width changes
+    at.page.evaluate("vitstudy.explore.move()")
+    at.page.wait_for_timeout(200)
+    expect(at.page.locator(".views")).to_have_css("opacity", "0.45")
+    box = at.page.locator(".catch[data-of=ab]").bounding_box()
+    at.page.mouse.click(box["x"] + 10, box["y"] + 10)
+    assert at.page.evaluate("[vitstudy.state.sel, vitstudy.state.pinned]") == [None, False]
+    assert at.readout() == before
+    for part in (".pin", ".catch", ".menu summary"):
+        at.page.evaluate(f"document.querySelector('{part}').focus()")
+        assert at.page.evaluate("document.activeElement.closest('.views')") is None, "keys do not reach it either"
+    held[0].continue_()
+    at.until("vitstudy.explore.current")
+    expect(at.page.locator(".views")).to_have_css("opacity", "1")
+    at.point("ab", 1, 1)
+    assert at.page.evaluate("vitstudy.explore.rows('cka')[0].rows") == HOSTILE
+    assert at.readout() != before
+
+
+def test_files_of_views_below_that_come_for_an_earlier_choice_are_dropped(visit):
+    at = visit(PAIR)
+    held: list = []
+    at.page.route("**/network-*.json", lambda route: held.append(route))
+    at.page.route("**/pair-0-4.json", lambda route: held.append(route))
+    at.page.evaluate("void vitstudy.explore.below.come()")
+    at.until("vitstudy.explore.below.loaded === '3 0'")
+    at.page.get_by_label("Checkpoint A").select_option(index=4)
+    expect(at.page.locator(".status")).to_have_text("Loading …")
+    at.until("vitstudy.files.has('pair-0-4.json')")
+    for route in [route for route in held if "network" in route.request.url]:
+        route.continue_()
+    at.until("vitstudy.explore.below.files.network !== undefined")
+    at.page.wait_for_timeout(100)
+    for route in [route for route in held if "pair" in route.request.url]:
+        route.continue_()
+    at.page.unroute("**/network-*.json")
+    at.until("vitstudy.explore.current && vitstudy.explore.below.loaded === '4 0'")
+
+
+def test_a_measure_chosen_by_keys_keeps_the_keys(visit):
+    at = visit(PAIR)
+    held: list = []
+    at.page.route("**/measures-0-3.json", lambda route: held.append(route))
+    measure = at.page.get_by_label("Measure of similarity")
+    measure.focus()
+    at.page.keyboard.press("ArrowDown")
+    at.until("document.activeElement === document.body")
+    at.page.wait_for_timeout(50)
+    assert held
+    held[0].continue_()
+    at.until("vitstudy.explore.current")
+    expect(measure).to_be_focused()
+
+
+def test_the_address_of_evidence_names_its_cell_when_this_is_known(visit):
+    at = visit("?a=resnet-1&b=resnet-0")
+    held: list = []
+    at.page.route("**/checkpoint-*.json", lambda route: held.append(route))
+    at.page.get_by_role("button", name="See evidence").first.click()
+    at.until("location.search.includes('view=') && !location.search.includes('view=findings')")
+    assert "sel=" not in at.page.evaluate("location.search")
+    assert held
+    at.page.unroute("**/checkpoint-*.json")  # lets go of those that were held as well
+    at.until(r"/sel=(aa|ab|bb)\.\d+\.\d+/.test(location.search)")
+
+
 def test_checkpoints_on_other_images_have_no_map_between_them_and_say_why(visit):
     at = visit("?a=vit-0&b=vit-elsewhere&view=explore")
     assert set(at.boxed()) == {"aa", "bb"}
@@ -946,9 +1020,9 @@ def test_a_file_that_cannot_be_fetched_is_said_and_asked_for_again(browser, addr
     opened.page.route("**/checkpoint-2.json", lambda route: route.abort())
     opened.page.get_by_label("Checkpoint A").select_option(label="vit-elsewhere")
     expect(opened.page.locator(".status")).to_contain_text("could not be fetched")
+    expect(opened.page.locator(".below")).to_be_hidden()
     opened.page.unroute("**/checkpoint-2.json")
-    opened.page.get_by_role("tab", name="Methods").click()
-    opened.page.get_by_role("tab", name="Explore").click()
+    opened.page.get_by_role("button", name="Try again").click()
     expect(opened.page.locator(".status")).to_have_text("")
     opened.point("aa", 2, 2)
     assert "n = 32 images" in opened.readout()

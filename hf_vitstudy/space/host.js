@@ -7,9 +7,8 @@ function snippets(root, about) {
   return ({ study, state, explore }) => {
     const [a, b] = [state.a, state.b].map((number) => study.checkpoints[number].id);
     const place = (side, otherwise) => {
-      const marked = explore.pair && state.sel && (side === "a" ? state.sel.i : state.sel.j);
-      const names = explore.pair && explore.pair[side].places.name;
-      return (names && names[marked]) || otherwise;
+      if (!explore.current) return otherwise;
+      return explore.pair[side].places.name[side === "a" ? state.sel.i : state.sel.j] || otherwise;
     };
     const words = [a, b, place("a", "0"), place("b", "0")];
     const where = about.repo || root;
@@ -23,12 +22,25 @@ function snippets(root, about) {
   };
 }
 
+// The study; where it does not come, this is said, and it can be asked for again.
+async function fetchStudy(root, address) {
+  const { h, clear } = window.VitStudy.nodes;
+  const say = (...words) => clear(root).append(h("p", { class: "waiting", role: "status" }, words));
+  say("The numbers are being fetched.");
+  try {
+    const answer = await fetch(address);
+    if (!answer.ok) throw new Error(`${address}: ${answer.status}`);
+    return await answer.json();
+  } catch {
+    return new Promise((found) => { say("The numbers could not be fetched. ", h("button", { class: "link", text: "Try again", on: { click: () => found(fetchStudy(root, address)) } })); });
+  }
+}
+
 async function start(root, about) {
   const below = new URL("./", location.href).href;
   const base = new URL("vitstudy/", below).href;
   root.classList.add("vs");
-  const answer = await fetch(`${base}data/study.json`);
-  const study = await answer.json();
+  const study = await fetchStudy(root, `${base}data/study.json`);
   const tabs = { image: { title: "Your image", make: (page, panel) => new window.VitSpace.ImageTab(page, panel, base, about) } };
   const link = about.repo ? `https://huggingface.co/spaces/${about.repo}` : "";
   const page = window.VitStudy.mount(root, { study, base: `${base}data/`, host: { tabs, link, snippets: snippets(below, about) } });

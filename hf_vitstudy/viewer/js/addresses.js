@@ -23,12 +23,13 @@ function readAddress(search, study, tabs = TABS) {
   };
 }
 
+// A selection by depth is a cell only when its maps have come; till then the address has none.
 function writeAddress(state, study) {
   const parts = new URLSearchParams();
   parts.set("a", study.checkpoints[state.a].id);
   parts.set("b", study.checkpoints[state.b].id);
   parts.set("view", state.view);
-  if (state.sel && state.pinned) parts.set("sel", `${state.sel.of}.${state.sel.i}.${state.sel.j}`);
+  if (state.sel && state.pinned && !state.sel.depths) parts.set("sel", `${state.sel.of}.${state.sel.i}.${state.sel.j}`);
   if (state.measure !== "cka") parts.set("measure", state.measure);
   if (state.minus) state.minus.forEach((number, k) => parts.set(["minus_a", "minus_b"][k], study.checkpoints[number].id));
   if (state.claim && state.view === "findings") parts.set("claim", state.claim);

@@ -16,7 +16,7 @@ class Beside {
   }
 
   draw() {
-    if (this.node.hidden || !this.explore.pair) return;
+    if (this.node.hidden || !this.explore.current) return;
     const { page } = this.explore;
     const { study } = page;
     const method = study.methods.find(({ view }) => view === this.card.key);

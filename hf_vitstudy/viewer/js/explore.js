@@ -4,11 +4,14 @@ class Explore {
   constructor(page, root) {
     this.page = page;
     this.root = root;
+    this.pair = null;
+    this.has = null;
+    this.lensed = null;
     this.status = h("p", { class: "mute status", role: "status" });
     this.readout = h("p", { class: "readout", "aria-live": "polite" });
     this.table = h("table", { class: "here" });
     this.pin = h("button", { class: "quiet pin", on: { click: () => this.togglePin() } });
-    const toggle = h("input", { type: "checkbox", checked: true, on: { change: (e) => { page.path = e.target.checked; this.drawMaps(); this.move(); } } });
+    const toggle = h("input", { type: "checkbox", checked: true, on: { change: (e) => { page.path = e.target.checked; this.draw(); } } });
     this.opened = new Set();
     this.lens = new Lens(this);
     this.cka = panel(this, "cka", "Which places are alike", "linear CKA, unbiased", h("span", { class: "choose" }, this.lens.node, h("label", { class: "small toggle" }, toggle, " best match")));
@@ -17,62 +20,84 @@ class Explore {
     this.charts = [];
     this.below = new Below(this);
     const beside = this.cards.slice(0, -1).filter((card) => !page.study.curves.find(({ key }) => key === card.key).below);
-    root.append(this.status, h("div", { class: "grid" },
-      h("div", { class: "left" }, this.cka.node, this.cards.at(-1).node),
-      h("div", { class: "side" },
-        h("section", { class: "card selection", "aria-label": "At the selection" }, h("div", { class: "line" }, this.readout, this.pin), this.table),
-        beside.map((card) => card.node))), this.below.node);
+    this.views = h("div", { class: "views" },
+      h("div", { class: "grid" },
+        h("div", { class: "left" }, this.cka.node, this.cards.at(-1).node),
+        h("div", { class: "side" },
+          h("section", { class: "card selection", "aria-label": "At the selection" }, h("div", { class: "line" }, this.readout, this.pin), this.table),
+          beside.map((card) => card.node))), this.below.node);
+    root.append(this.status, this.views);
+  }
+
+  chosen() { return ["a", "b"].map((side) => this.page.state[side]).join(" "); }
+  wanted() { return JSON.stringify([this.chosen(), this.page.state.measure, this.page.state.minus]); }
+
+  // Whether what is held is what was chosen. It is not while files are on their way: then nothing is drawn or read off.
+  get current() {
+    return this.page.state.sel !== null && this.pair !== null && this.has === this.chosen() && this.lensed?.wanted === this.wanted();
   }
 
   async show() {
-    const { state } = this.page;
-    const asked = `${state.a} ${state.b}`;
-    this.asked = asked;
-    if (this.has !== asked) {
-      this.status.textContent = "Loading …";
-      try {
-        const found = await this.page.pair(state.a, state.b);
-        if (this.asked !== asked) return;
-        this.pair = found;
-        this.lensed = null;
-        this.has = asked;
-        this.below.forget();
-        this.status.textContent = "";
-      } catch {
-        if (this.asked !== asked) return;
-        this.has = null;
-        this.pair = null;
-        this.status.textContent = unfetched("These measurements could not be fetched. Choose the checkpoints again to try once more.");
-        this.root.classList.add("empty");
-        return;
-      }
-      this.root.classList.remove("empty");
-    }
-    await this.look();
-    if (this.asked !== asked) return;
+    const turn = {};
+    const asked = this.chosen();
+    this.turn = turn;
+    const late = () => this.turn !== turn || this.chosen() !== asked;
+    this.hold(!this.current);
+    if (this.has !== asked && !(await this.fetch(asked, late))) return;
+    if (!(await this.look(late))) return;
     this.settle();
+    this.hold(false);
     this.draw();
     await this.goto(this.page.state.view);
   }
 
-  // The maps of the chosen measure; CKA where those cannot be had.
-  async look() {
+  // Views of an earlier choice stay in sight, but say nothing and can be neither pointed at nor saved.
+  hold(held) {
+    if (held && !this.views.inert) this.focused = this.views.contains(document.activeElement) ? document.activeElement : null;
+    this.views.inert = held;
+    this.views.classList.toggle("held", held);
+    if (!held && this.focused && document.activeElement === document.body) this.focused.focus({ preventScroll: true });
+  }
+
+  // The numbers of both networks; false where they did not come, or for an earlier choice.
+  async fetch(asked, late) {
+    this.status.textContent = "Loading …";
+    try {
+      const found = await this.page.pair(this.page.state.a, this.page.state.b);
+      if (late()) return false;
+      this.pair = found;
+      this.has = asked;
+      this.below.forget();
+      this.status.textContent = "";
+    } catch {
+      if (late()) return false;
+      this.has = null;
+      this.pair = null;
+      clear(this.status).append(unfetched("These measurements could not be fetched. "), h("button", { class: "link", text: "Try again", on: { click: () => this.page.show() } }));
+    }
+    this.root.classList.toggle("empty", this.pair === null);
+    return this.pair !== null;
+  }
+
+  // The maps of the chosen measure; CKA where those cannot be had. False for an earlier choice.
+  async look(late) {
     const { state } = this.page;
-    const wanted = JSON.stringify([this.has, state.measure, state.minus]);
-    this.wanted = wanted;
-    if (this.lensed?.wanted === wanted) return;
+    if (this.lensed?.wanted === this.wanted()) return true;
     const { maps } = this.pair;
-    let found = { base: maps, shown: maps, top: null };
+    let found = null;
     if (state.measure !== "cka" || state.minus) {
       try {
         found = await this.lens.maps(this.pair);
+        if (late()) return false;
+        if (!found.top) state.minus = null;
       } catch {
+        if (late()) return false;
         this.page.say("These maps could not be fetched");
         Object.assign(state, { measure: "cka", minus: null });
       }
     }
-    if (this.wanted === wanted) this.lensed = { ...found, wanted: JSON.stringify([this.has, state.measure, state.minus]) };
-    else if (!this.lensed) this.lensed = { base: maps, shown: maps, top: null };
+    this.lensed = { ...(found || { base: maps, shown: maps, top: null }), wanted: this.wanted() };
+    return true;
   }
 
   // To the view that was asked for, once.
@@ -97,6 +122,7 @@ class Explore {
       const nearest = (places, depth) => places.depth.reduce((best, at, k) => (Math.abs(at - depth) < Math.abs(places.depth[best] - depth) ? k : best), 0);
       const [rows, columns] = sides(state.sel.of);
       state.sel = { of: state.sel.of, i: nearest(rows, state.sel.depths[0]), j: nearest(columns, state.sel.depths[1]) };
+      this.page.remember();
     }
     if (state.sel) {
       const [rows, columns] = sides(state.sel.of).map((places) => places.name.length);
@@ -143,7 +169,7 @@ class Explore {
   }
 
   draw() {
-    if (!this.pair || !this.lensed || this.root.hidden || !this.root.clientWidth) return;
+    if (!this.current || this.root.hidden || !this.root.clientWidth) return;
     this.lens.show();
     this.drawMaps();
     this.charts = this.cards.map((card) => drawChart(this, card));
@@ -154,7 +180,7 @@ class Explore {
 
   // Everything that follows the selection, and nothing else: this runs at every move of the pointer.
   move() {
-    if (!this.pair || !this.lensed) return;
+    if (!this.current) return;
     const marked = this.selected();
     for (const map of this.maps) map.mark(marked[map.of] || []);
     for (const chart of this.charts) chart?.mark(marked);

@@ -45,13 +45,13 @@ class Lens {
 
   usual() { return ["a", "b"].map((side) => this.alike(side).find((number) => number !== this.explore.page.state[side]) ?? this.explore.page.state[side]); }
 
-  // The maps of the measure, and what to take away from them; throws where a file cannot be fetched.
+  // The maps of the measure, less what is to be taken away where that can be; throws where a file cannot be fetched.
   async maps(pair) {
     const { page } = this.explore;
     const { a, b, measure, minus } = page.state;
     const base = await this.of(a, b, measure, pair.maps);
     const ok = minus && ["a", "b"].every((side, k) => this.alike(side).includes(minus[k]));
-    if (!ok) { page.state.minus = null; return { base, shown: base, top: null }; }
+    if (!ok) return { base, shown: base, top: null };
     const other = await this.of(minus[0], minus[1], measure, measure === "cka" ? (await page.pair(minus[0], minus[1])).maps : null);
     const shown = Object.fromEntries(SIDES.map((of) => [of, base[of] && other[of] ? new DifferenceMap(base[of], other[of]) : null]));
     const largest = Math.max(50, ...SIDES.map((of) => shown[of]?.largest() || 0));

@@ -66,7 +66,7 @@ class Below {
   // Before the maps are drawn everything is near.
   look() {
     const { explore } = this;
-    if (explore.lensed && !explore.root.hidden && this.node.getBoundingClientRect().top < window.innerHeight + AHEAD) this.come();
+    if (explore.current && !explore.root.hidden && this.node.getBoundingClientRect().top < window.innerHeight + AHEAD) this.come();
   }
 
   has(key) { return this.views.has(key); }
@@ -85,8 +85,8 @@ class Below {
   // Files of the two networks on the page; what arrives for an earlier choice is dropped.
   async show() {
     const { a, b } = this.explore.page.state;
-    const asked = `${a} ${b}`;
-    if (!this.near || !this.explore.pair || this.explore.has !== asked || this.explore.root.hidden) return;
+    const asked = this.explore.chosen();
+    if (!this.near || !this.explore.current || this.explore.root.hidden) return;
     if (this.loaded === asked) return;
     this.loaded = asked;
     const of = async (kind) => {
@@ -100,6 +100,7 @@ class Below {
     await Promise.all(["network", "fields", "weights"].map(of));
     if (this.loaded !== asked) return;
     if (this.again) { this.loaded = null; this.again = false; }
+    if (!this.explore.current) return;
     this.draw();
     this.mark(this.explore.selected());
   }
