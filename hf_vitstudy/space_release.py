@@ -19,7 +19,7 @@ from . import hub
 from .errors import StudyError
 from .profile import written_whole
 from .viewer import export_site
-from .viewer.bundle import STUDY, Bundle, Measured, Pages, open_pages, write_bundle
+from .viewer.bundle import STUDY, Bundle, Measured, Pages, fetched, open_pages, write_bundle
 
 
 SDKS = ("gradio", "static")
@@ -79,9 +79,10 @@ def _static(out: str | Path, study: str | Path | None, profiles: str | Path | No
         raise StudyError(
             "name the study of a static page: it is made of profiles, which do not come with this package"
         )
+    origin = None
     if not Path(study).exists() and hub.is_address(study):
-        study = hub.fetch(study)
-    return export_site(study, out, profiles).parent
+        study, origin = fetched(study)
+    return export_site(study, out, profiles, origin=origin).parent
 
 
 def default_data() -> Path:

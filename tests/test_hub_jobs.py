@@ -81,7 +81,7 @@ def test_an_equal_space_is_nothing_new_and_another_replaces_it(vitstudy, server,
 def test_a_gradio_space_needs_an_account_that_pays(vitstudy, server, study, profiles, name, monkeypatch, tmp_path):
     """The Hub says 402; the way out is a command that works as it stands."""
     command = ("push", study, "--space", name, "--sdk", "gradio", "--profiles", profiles)
-    done = vitstudy(*command)
+    done = vitstudy(*command, "--private", "--message", "Our study", "--revision", "next")
     ends(
         done, "402, Gradio Spaces on free hardware need a PRO account; a static one is free and never sleeps: vitstudy"
     )
@@ -90,7 +90,8 @@ def test_a_gradio_space_needs_an_account_that_pays(vitstudy, server, study, prof
     words = shlex.split(line)
     assert words[0] == "vitstudy"
     well(vitstudy(*words[1:]))
-    assert server.repo("space", name).sdk == "static"
+    repo = server.repo("space", name)
+    assert (repo.sdk, repo.private, repo.branches["next"][-1].title) == ("static", True, "Our study")
     monkeypatch.setattr(server, "pro", True)
     paid = f"{name}-paid"
     well(vitstudy(*("push", study, "--space", paid, "--sdk", "gradio", "--profiles", profiles)))
@@ -102,6 +103,20 @@ def test_a_gradio_space_needs_an_account_that_pays(vitstudy, server, study, prof
     assert back == {key: content for key, content in repo.files().items() if key != ".gitattributes"}
     assert {"app.py", "hf_vitstudy/cli.py", "requirements.txt"} <= set(back)
     assert not [key for key in back if key.endswith((".pyc", ".bin", ".pkl"))]
+
+
+@pytest.mark.parametrize("sdk", ["static", "gradio"])
+def test_a_space_says_which_commit_of_a_study_it_shows(sdk, vitstudy, server, study, profiles, name, monkeypatch):
+    monkeypatch.setattr(server, "pro", True)
+    well(vitstudy("push", study, name, "--profiles", profiles))
+    commit = server.repo("dataset", name).branches["main"][-1].oid
+    well(vitstudy("push", name, "--space", name, "--sdk", sdk))
+    files = server.repo("space", name).files()
+    card = files["README.md"].decode()
+    assert yaml.safe_load(card.split("---")[1])["datasets"] == [name]
+    assert f"The study is `{name}@{commit}`" in card
+    told = files["index.html" if sdk == "static" else "data/space.json"].decode()
+    assert f"{name}@{commit}" in told
 
 
 def test_a_dry_run_of_a_space_asks_nothing(vitstudy, server, study, profiles, name):

@@ -129,10 +129,12 @@ def open_pages(study: str | Path, profiles: str | Path | None = None) -> tuple[P
         return Bundle(here), None
     if here.exists() or not hub.is_address(study):
         return Measured(Source(here, profiles)), None
-    folder = hub.fetch(study)
-    return Measured(Source(folder, profiles)), f"{hub.parse_address(study).repo}@{_commit(folder)}"
+    folder, origin = fetched(study)
+    return Measured(Source(folder, profiles)), origin
 
 
-def _commit(folder: Path) -> str:
-    """Of a folder in the Hub's cache, which keeps every commit in a folder of its name."""
-    return next(place.name for place in (folder, *folder.parents) if place.parent.name == "snapshots")
+def fetched(address: str | Path) -> tuple[Path, str]:
+    """The folder of a study on the Hub, and its ``org/name@commit``: the cache keeps every commit in a folder of its name."""
+    folder = hub.fetch(address)
+    commit = next(place.name for place in (folder, *folder.parents) if place.parent.name == "snapshots")
+    return folder, f"{hub.parse_address(address).repo}@{commit}"

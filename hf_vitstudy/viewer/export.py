@@ -57,13 +57,16 @@ OPENING = """// Draws the comparison of checkpoints from JSON (data.py says what
 """
 
 
-def export_site(study: str | Path, out: str | Path, profiles: str | Path | None = None) -> Path:
+def export_site(
+    study: str | Path, out: str | Path, profiles: str | Path | None = None, *, origin: str | None = None
+) -> Path:
     """Write the page of a study and the data of all its checkpoints and pairs; returns the page.
 
     Args:
         study: ``results.json`` of `make_study`, or the folder that it lies in.
         out: new folder, or that of an earlier page, which is replaced when the new one is complete.
         profiles: see `Source`.
+        origin: where on the Hub the study came from, as ``org/name@commit``, for the page and its card.
 
     Returns:
         ``out/index.html``, which holds the study and the pair it opens with; ``out/data`` holds JSON files of every checkpoint
@@ -76,7 +79,7 @@ def export_site(study: str | Path, out: str | Path, profiles: str | Path | None 
     _refuse_foreign(out)
     source = Source(Path(study), profiles)
     with written_whole(out) as fresh:
-        _write(source, fresh)
+        _write(source, fresh, origin)
     return out / PAGE
 
 
@@ -138,8 +141,8 @@ def _refuse_foreign(out: Path) -> None:
         raise StudyError(f"{out} holds {(strangers or names)[0]!r}, which is no part of a page; choose another folder")
 
 
-def _write(source: Source, folder: Path) -> None:
-    study = study_data(source)
+def _write(source: Source, folder: Path, origin: str | None) -> None:
+    study = study_data(source) | ({"origin": origin} if origin else {})
     (folder / DATA).mkdir()
     (folder / DATA / "study.json").write_text(compact(study) + "\n", encoding="utf-8")
     total = 3 * len(study["checkpoints"]) + sum(len(group) ** 2 for group in study["comparable"])
@@ -149,7 +152,7 @@ def _write(source: Source, folder: Path) -> None:
         if name in first:
             inside[name] = content
     (folder / PAGE).write_text(page(study, inside), encoding="utf-8")
-    (folder / README).write_text(_card(study), encoding="utf-8")
+    (folder / README).write_text(_card(study, origin), encoding="utf-8")
 
 
 def _names(start: list[int]) -> set[str]:
@@ -174,8 +177,10 @@ def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[
                 yield f"pair-{a}-{b}.json", pair_data(source, a, b)
 
 
-def _card(study: dict[str, Any]) -> str:
+def _card(study: dict[str, Any], origin: str | None) -> str:
     """The card of a static Space; JSON text is YAML text."""
     title = json.dumps(study["title"], ensure_ascii=False)
     about = f"{len(study['checkpoints'])} checkpoints compared inside, with intervals."
-    return f"---\ntitle: {title}\nsdk: static\napp_file: {PAGE}\nfullWidth: true\nheader: mini\n---\n\n{about}\n"
+    of = f"datasets: [{json.dumps(origin.split('@')[0])}]\n" if origin else ""
+    about += f" The study is `{origin}`." if origin else ""
+    return f"---\ntitle: {title}\nsdk: static\napp_file: {PAGE}\nfullWidth: true\nheader: mini\n{of}---\n\n{about}\n"

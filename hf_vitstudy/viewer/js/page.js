@@ -60,7 +60,7 @@ class Page {
     const images = checkpoints.length ? checkpoints[0].images : { n: 0, name: "" };
     const same = checkpoints.every((each) => each.images.sha256 === images.sha256);
     const of = same ? `${whole(images.n)} images of ${images.name}` : "several sets of images";
-    return `${checkpoints.length} checkpoints · ${claims.length} published claims · ${of} · 95 % intervals, ${whole(settings.draws)} draws`;
+    return `${checkpoints.length} checkpoints · ${claims.length} published claims · ${of} · 95 % intervals, ${whole(settings.draws)} draws${this.study.origin ? ` · ${this.study.origin.slice(0, this.study.origin.indexOf("@") + 9)}` : ""}`;
   }
 
   picker(side) {
