@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import StudyError
+from .markdown import one_line
 
 
 if TYPE_CHECKING:
@@ -610,7 +611,16 @@ def push(
     if space is not None:
         given = {"--into-model": into_model, "--license": license, "--study": study}
         _refuse(given, "not of a Space")
-        sending = _opened_space(folder, target, sdk, metric=(metric, requirement), profiles=profiles, live=live or [])
+        again = {"--revision": None if revision == hub.MAIN else revision, "--message": message, "--parent": parent}
+        sending = _opened_space(
+            folder,
+            target,
+            sdk,
+            metric=(metric, requirement),
+            profiles=profiles,
+            live=live or [],
+            again=again | {"--private": private},
+        )
     else:
         _refuse(
             {"--live": live, "--metric": metric, "--requirement": requirement},
@@ -624,6 +634,8 @@ def push(
             typer.echo("dry run: nothing was sent")
             return
         done = hub.push(release, target, revision=revision, message=message, private=private, parent=parent)
+    for name in done.kept:
+        typer.echo(f"kept {one_line(name)} there: not of this release, but changed since it came with an earlier one")
     typer.echo(f"{release.kind} -> {done.url}" if done.new else f"nothing new: all of it is at {done.url}")
 
 
@@ -652,8 +664,9 @@ def _opened_space(
     metric: tuple[str | None, str | None],
     profiles: Path | None,
     live: list[str],
+    again: dict[str, Any],
 ) -> AbstractContextManager[Release]:
-    """The Space of a study, or of a (metric, requirement of this package)."""
+    """The Space of a study, or of a (metric, requirement of this package); `again` are options to repeat in advice."""
     from .releases import opened_space
     from .space_release import space_folder
 
@@ -676,9 +689,18 @@ def _opened_space(
 
             write_module(name, folder, sdk=sdk, requirement=needed)
 
-    words = ["vitstudy", "push", *([str(study)] if study else []), "--space", space, "--sdk", "static"]
-    options = {"--profiles": profiles, "--metric": name, "--requirement": requirement}
-    words += [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    words = [
+        "vitstudy",
+        "push",
+        *([str(study)] if study else [] if name else ["STUDY"]),
+        "--space",
+        space,
+        "--sdk",
+        "static",
+    ]
+    options = {"--profiles": profiles, "--metric": name, "--requirement": requirement, **again}
+    for option, value in options.items():
+        words += [] if value in (None, False) else [option] if value is True else [option, str(value)]
     free = f"Gradio Spaces on free hardware need a PRO account; a static one is free and never sleeps: {shlex.join(words)}"
     return opened_space(space, write, sdk=sdk, instead=free)
 
@@ -734,7 +756,7 @@ def _print_release(release: Release, repo: str) -> None:
     typer.echo(f"{release.kind} to {release.type} {repo}: {len(rows)} files, {sum(sizes.values()):,} bytes")
     _print_table("", ("file", "bytes"), rows)
     for name, why in release.left_out.items():
-        typer.echo(f"left out {name}: {why}")
+        typer.echo(f"left out {one_line(name)}: {why}")
 
 
 # ---------------------------------------------------------------------------------------------------------- printing

@@ -17,7 +17,7 @@ import os
 import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -31,6 +31,8 @@ FORMAT = 1  # of the manifest of a release
 BESIDE_MODEL = "vitstudy"  # folder of a model's own repository that holds its profiles
 MAIN = "main"
 SHOWN_DOT = ".eval_results"  # the one hidden folder that is part of a release: the Hub reads evaluation results there
+CARD = "README.md"
+DRAWN = ("figures/cka.png", "figures/depth.png", "tables/measurements.parquet")  # of a profile, for its data set
 LONGEST_NAME = 255  # bytes of one part of a path, on all common file systems
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[-.](?![-.]|/|@|$))*"  # as the Hub has them: no .., no --, no - or . at the end
@@ -40,7 +42,7 @@ _ADDRESS = re.compile(
 )
 _REVISION = re.compile(r"(?!-)[\w.+-]+(?:/[\w.+-]+)*", re.ASCII)
 _RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\.|$)")  # devices of Windows
-TOKEN = re.compile(rb"\bhf_[A-Za-z0-9]{16,}")
+TOKEN = re.compile(rb"\bhf_(?:oauth_|jwt_)?[A-Za-z0-9]{16,}")
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ class Release:
         into: folder of an existing repository; empty where the release is the repository.
         sdk: of a Space, ``static`` or ``gradio``.
         instead: what to do where the Hub asks for a paid account.
+        sha256: path in the repository -> hash of the file as it was looked at; where given, nothing else is sent.
     """
 
     kind: str
@@ -85,6 +88,7 @@ class Release:
     into: str = ""
     sdk: str | None = None
     instead: str = ""
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     def sizes(self) -> dict[str, int]:
         """Path in the repository -> bytes."""
@@ -96,11 +100,13 @@ class Release:
 
 @dataclass(frozen=True)
 class Pushed:
-    """Where a release lies: address, commit, and whether the push made a new commit."""
+    """Where a release lies: address, commit, whether the push made a new commit, and what an earlier release brought that
+    is not of this one, but stays, since somebody changed it."""
 
     url: str
     commit: str
     new: bool
+    kept: tuple[str, ...] = ()
 
 
 # -------------------------------------------------------------------------------------------------------- addresses
@@ -199,7 +205,8 @@ def push(
 ) -> Pushed:
     """Send a release as one commit; files that are there already are not sent again.
 
-    What an earlier release listed in its manifest and this one lacks is deleted in the same commit; other files stay.
+    What an earlier release listed in its manifest and this one lacks is deleted in the same commit, unless somebody changed it;
+    other files stay.
 
     Args:
         repo: ``org/name``; made where it is not there, unless the release goes into a folder of it.
@@ -219,19 +226,25 @@ def push(
         api = _api()
         head, empty = _prepare(api, release, repo, revision, private)
     after = f"; {repo} is there now with nothing of yours in it, and the same command fills it" if empty else ""
-    with explained(f"push to {repo}", after=after, paid=release.instead):
-        operations = [*_additions(release), *_deletions(api, release, repo, head)]
+    with explained(f"push to {repo}", after="" if parent else after, paid=release.instead):
+        there = _tree(api, repo, release.type, head)
+        listed = _listed_there(api, release, repo, head, there)
+        additions = _additions(release, _manifest_above(api, release, repo, head, there))
+        deleted, kept = _left_behind(api, release, repo, head, there, listed)
+        about = {"repo_type": release.type, "revision": revision}
+        api.preupload_lfs_files(repo, additions, **about)
+        _refuse_ignored(repo, additions)
         found = api.create_commit(
             repo,
-            operations,
+            [*additions, *deleted],
             commit_message=message or f"{release.kind.capitalize()} ({len(release.files)} files) by hf_vitstudy",
-            repo_type=release.type,
-            revision=revision,
             parent_commit=parent or head,
+            **about,
         )
-        _check_arrived(api, release, repo, found.oid)
+    with explained(f"look at what was pushed: {repo} is at commit {found.oid[:8]}, but"):
+        _check_arrived(api, release.type, repo, found.oid, additions)
     prefix = "" if release.type == "model" else f"{release.type}s/"
-    return Pushed(f"{api.endpoint}/{prefix}{repo}/tree/{found.oid}", found.oid, found.oid != head)
+    return Pushed(f"{api.endpoint}/{prefix}{repo}/tree/{found.oid}", found.oid, found.oid != head, tuple(kept))
 
 
 def make_repo(repo: str, kind: str) -> None:
@@ -263,34 +276,93 @@ def _is_empty(about: Any, kind: str) -> bool:
     return all(file.rfilename in made for file in about.siblings or ())
 
 
-def _additions(release: Release) -> list[Any]:
+def _additions(release: Release, further: Mapping[str, bytes]) -> list[Any]:
+    """What is sent, of every file the hash that it had when it was looked at."""
     from huggingface_hub import CommitOperationAdd
 
-    return [CommitOperationAdd(name, content) for name, content in sorted(release.files.items())]
+    found = [CommitOperationAdd(name, content) for name, content in sorted({**release.files, **further}.items())]
+    for each in found:
+        name, sent = each.path_in_repo, each.upload_info.sha256.hex()
+        if release.sha256.get(name, sent) != sent:
+            raise StudyError(
+                f"{name} changed while it was looked at, so nothing was sent; push when nothing writes to it"
+            )
+    return found
 
 
-def _deletions(api: Any, release: Release, repo: str, head: str) -> list[Any]:
-    """Of files that an earlier release at the same place brought, and this one does not."""
+def _listed_there(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> dict[str, str]:
+    """path -> sha256 of what an earlier release brought to the same place; empty where it is not known.
+
+    A profile comes with its own manifest, of its arrays and their description alone.
+    """
+    drawn = [name for name in DRAWN if name in there and release.kind == "profile" and not release.into]
+    prefix = f"{release.into}/" if release.into else ""
+    if prefix + MANIFEST not in there:
+        return {}
+    path = api.hf_hub_download(repo, prefix + MANIFEST, repo_type=release.type, revision=head)
+    return dict.fromkeys(drawn, "") | {prefix + name: digest for name, digest in _listed(Path(path)).items()}
+
+
+def _left_behind(
+    api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any], listed: Mapping[str, str]
+) -> tuple[list[Any], list[str]]:
+    """Deletions of what an earlier release brought and this one does not; and which of it stays, since somebody changed it."""
     from huggingface_hub import CommitOperationDelete
 
-    there = _tree(api, repo, release.type, head)
-    manifest = f"{release.into}/{MANIFEST}" if release.into else MANIFEST
-    if manifest not in there:
-        return []
-    path = api.hf_hub_download(repo, manifest, repo_type=release.type, revision=head)
-    prefix = manifest.removesuffix(MANIFEST)
-    listed = {prefix + name for name in _listed(Path(path))}
-    return [CommitOperationDelete(name, is_folder=False) for name in sorted(listed & set(there) - set(release.files))]
+    gone = sorted((set(listed) & set(there)) - set(release.files))
+
+    def as_pushed(name: str) -> bool:
+        if not listed[name]:
+            return True
+        if there[name].lfs is not None:
+            return there[name].lfs.sha256 == listed[name]
+        path = api.hf_hub_download(repo, name, repo_type=release.type, revision=head)
+        return file_sha256(Path(path)) == listed[name]
+
+    deleted = [name for name in gone if as_pushed(name)]
+    return [CommitOperationDelete(name, is_folder=False) for name in deleted], sorted(set(gone) - set(deleted))
 
 
-def _check_arrived(api: Any, release: Release, repo: str, commit: str) -> None:
-    """What the Hub lists is what was sent; a ``.gitignore`` there makes it drop files without a word."""
-    there = _tree(api, repo, release.type, commit)
-    wrong = [name for name, size in release.sizes().items() if name not in there or there[name].size != size]
-    if wrong:
+def _manifest_above(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> dict[str, bytes]:
+    """The manifest of the model beside which a profile goes, where it lists what the profile takes the place of."""
+    if not release.into or MANIFEST not in there:
+        return {}
+    path = Path(api.hf_hub_download(repo, MANIFEST, repo_type=release.type, revision=head))
+    if not any(_within(name, release.into) for name in _listed(path)):
+        return {}
+    others = {
+        name: (str(entry["sha256"]), entry.get("size", 0))
+        for name, entry in json.loads(path.read_bytes())["files"].items()
+        if not _within(name, release.into)
+    }
+    sizes = release.sizes()
+    return {MANIFEST: manifest_of(others | {name: (release.sha256[name], sizes[name]) for name in release.files})}
+
+
+def _refuse_ignored(repo: str, additions: Iterable[Any]) -> None:
+    """A ``.gitignore`` in a repository makes it drop files without a word."""
+    ignored = [each.path_in_repo for each in additions if getattr(each, "_should_ignore", False)]
+    if ignored:
         raise StudyError(
-            f"{repo} at {commit[:8]} lacks {wrong[0]!r} as it was sent; does a .gitignore in the repository exclude it?"
+            f"{repo} would leave out {ignored[0]!r}, which a .gitignore there excludes, so nothing was committed; remove that"
         )
+
+
+def _check_arrived(api: Any, kind: str, repo: str, commit: str, additions: Iterable[Any]) -> None:
+    """What the Hub lists is what was sent."""
+    there = _tree(api, repo, kind, commit)
+    wrong = [each.path_in_repo for each in additions if not _is_there(each, there.get(each.path_in_repo))]
+    if wrong:
+        raise StudyError(f"{repo} at {commit[:8]} lacks {wrong[0]!r} as it was sent; push again")
+
+
+def _is_there(addition: Any, listed: Any) -> bool:
+    if listed is None or listed.size != addition.upload_info.size:
+        return False
+    if listed.lfs is not None:
+        return listed.lfs.sha256 == addition.upload_info.sha256.hex()
+    with addition.as_file() as file:
+        return hashlib.sha1(b"blob %d\0" % listed.size + file.read()).hexdigest() == listed.blob_id
 
 
 # ------------------------------------------------------------------------------------------------------------- pull
@@ -424,8 +496,13 @@ def manifest_of(digests: Mapping[str, tuple[str, int]]) -> bytes:
     return json.dumps({"format": FORMAT, "files": files}, indent=1).encode()
 
 
-def check_manifests(folder: Path) -> int:
+def check_manifests(folder: Path, otherwise: str = "push or pull it again") -> int:
     """The number of manifests in a folder, after every file that one lists was compared with it.
+
+    Cards are edited on the Hub's pages, so that of them any text is right.
+
+    Args:
+        otherwise: what to do where a file is another.
 
     Raises:
         StudyError: a file is missing or another.
@@ -438,11 +515,16 @@ def check_manifests(folder: Path) -> int:
         for listed, digest in _listed(manifest).items():
             path = manifest.parent / check_name(listed)
             if not path.is_file():
-                raise StudyError(f"{path} is missing, and {name} lists it; push or pull it again")
-            if file_sha256(path) != digest:
-                raise StudyError(f"{path} is damaged: its sha256 is not that of {name}; push or pull it again")
+                raise StudyError(f"{path} is missing, and {name} lists it; {otherwise}")
+            if not is_editable(listed) and file_sha256(path) != digest:
+                raise StudyError(f"{path} is damaged: its sha256 is not that of {name}; {otherwise}")
         found += bool(_listed(manifest))
     return found
+
+
+def is_editable(name: str) -> bool:
+    """Whether a file is one that people edit where it lies: the card, and results of evaluations."""
+    return name == CARD or name.startswith(f"{SHOWN_DOT}/")
 
 
 def _listed(manifest: Path) -> dict[str, str]:

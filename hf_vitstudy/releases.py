@@ -1,28 +1,25 @@
 """What a push sends: the files of a checkpoint, a profile, a study or a Space, with card, tables and manifest.
 
-Weights go out as safetensors only, and nothing that runs when it is loaded goes out at all, but of a Space, which is a program
-of this package. A file that holds a token, the path of somebody's home or the name of this machine stops the push.
+Weights go out as safetensors only. Of a checkpoint's folder only kinds of files go that are listed here, of all else nothing
+that runs when it is loaded, but of a Space, which is a program of this package. What `leaks` finds stops the push. What is sent
+is what was looked at: texts are read once, and of larger files the hash of then is held against that of what is sent.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import json
-import platform
-import re
 import shutil
-import socket
 import tempfile
-import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from .cards import model_card
 from .errors import StudyError
-from .hub import BESIDE_MODEL, SHOWN_DOT, TOKEN, Release, check_manifests, check_name, is_shown, manifest_of
+from .hub import BESIDE_MODEL, SHOWN_DOT, Release, check_manifests, check_name, is_shown, manifest_of
+from .leaks import pieces, refuse_secrets
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
 from .study_release import add_to_model, release_folder, release_profile
@@ -44,11 +41,14 @@ RUNS_CODE = (
     ".py",
     ".so",
 )
-TEXT = (".json", ".jsonl", ".md", ".yaml", ".yml", ".txt", ".csv", ".html", ".svg", ".js", ".css", ".toml", ".py")
-PIECE = 1 << 20  # bytes read at once
-OVERLAP = 256  # bytes in which a token across two pieces is found
-SHORTEST_HOST = 6  # letters of the name of a machine that is looked for
-EVERYWHERE = {"localhost", "localdomain"}  # names that tell nothing
+SENT = (  # of a checkpoint's folder
+    ".safetensors",
+    *(".json", ".jsonl", ".yaml", ".yml", ".toml", ".cff", ".csv", ".parquet"),
+    *(".md", ".txt", ".rst", ".log", ".html", ".pdf"),
+    *(".png", ".jpg", ".jpeg", ".webp", ".gif", ".svg"),
+)
+SENT_NAMES = ("license", "licence", "notice", "copying", "citation", "authors")
+MOST_HELD = 10_000_000  # bytes of a file that is read once; the Hub keeps larger ones by their hash
 
 
 @contextlib.contextmanager
@@ -90,7 +90,7 @@ def opened(
             files, left_out = _checkpoint(folder, fresh, {"name": repo, "license": license, **shown})
         elif into_model:
             load_profile(folder)
-            files, left_out = {name: folder / name for name in (ARRAYS, DESCRIPTION, MANIFEST)}, {}
+            files, left_out = _held({name: folder / name for name in (ARRAYS, DESCRIPTION, MANIFEST)}), {}
         elif kind == "profile":
             files, left_out = _files(release_profile(folder, fresh, name=repo, license=license))
         else:
@@ -98,9 +98,11 @@ def opened(
         if kind != "profile":
             files = _with_manifest(files)
         into = f"{BESIDE_MODEL}/{folder.resolve().name}" if into_model else ""
-        kept = _checked(files)
-        placed = {check_name(f"{into}/{name}" if into else name): content for name, content in kept.items()}
-        yield Release(kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into)
+        placed = {check_name(f"{into}/{name}" if into else name): content for name, content in files.items()}
+        kept = _checked(placed)
+        yield Release(
+            kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into=into, sha256=kept
+        )
 
 
 @contextlib.contextmanager
@@ -120,14 +122,25 @@ def opened_space(repo: str, write: Callable[[Path], Any], *, sdk: str, instead: 
         folder = Path(made) / repo.split("/")[-1]
         write(folder)
         files, left_out = _files(folder, programs=True)
-        yield Release("Space", "space", _checked(_with_manifest(files)), left_out, sdk=sdk, instead=instead)
+        files = _with_manifest(files)
+        yield Release("Space", "space", files, left_out, sdk=sdk, instead=instead, sha256=_checked(files))
 
 
-def _checked(files: Mapping[str, Path | bytes]) -> Mapping[str, Path | bytes]:
-    """The same, none of which holds what is not published."""
+def _checked(files: Mapping[str, Path | bytes]) -> dict[str, str]:
+    """path -> sha256 of files none of which holds what is not published."""
+    found = {}
     for name, content in files.items():
-        _refuse_secrets(check_name(name), content)
-    return files
+        found[name] = digest(content)[0]
+        refuse_secrets(check_name(name), content)
+    return found
+
+
+def _held(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
+    """The same, small ones read: what a training still writes to is sent as it was looked at."""
+    return {
+        name: content.read_bytes() if isinstance(content, Path) and content.stat().st_size <= MOST_HELD else content
+        for name, content in files.items()
+    }
 
 
 def _kind(folder: Path) -> str:
@@ -153,8 +166,9 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
 
     `card` are arguments of `add_to_model`.
     """
-    check_manifests(folder)
-    files, left_out = _files(folder, deep=(BESIDE_MODEL, SHOWN_DOT))
+    check_manifests(folder, otherwise=f"if you changed it, delete {MANIFEST} and push again")
+    found, left_out = _files(folder, deep=(BESIDE_MODEL, SHOWN_DOT))
+    files = _held(found)
     if not any(name.endswith(".safetensors") for name in files):
         other = f", only {next(iter(left_out))}" if left_out else ""
         raise StudyError(f"{folder} has no weights as safetensors{other}; write them with save_pretrained")
@@ -164,6 +178,7 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
         own_card = README in files and not _is_made(folder)
         add_to_model(fresh, **card)
         made, _ = _files(fresh, deep=(BESIDE_MODEL, SHOWN_DOT))
+        made = _held(made)
         files |= {name: path for name, path in made.items() if not (own_card and name == README)}
     elif "profile" in card:
         raise StudyError(f"{folder} has no {RECORD} to write a card from; push the profile alone, with --into-model")
@@ -240,9 +255,15 @@ def _files(
                 left_out[f"{name}/"] = "a folder"
         elif path.suffix.lower() in RUNS_CODE and not (programs and path.suffix == ".py"):
             left_out[name] = "could run code when it is loaded"
+        elif deep is not None and not _is_sent(path):
+            left_out[name] = "of a kind that could be anything; weights, texts, tables and pictures are sent"
         else:
             files[name] = path
     return files, left_out
+
+
+def _is_sent(path: Path) -> bool:
+    return path.suffix.lower() in SENT or (not path.suffix and path.name.lower() in SENT_NAMES)
 
 
 def _with_manifest(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
@@ -253,59 +274,7 @@ def _with_manifest(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]
 def digest(content: Path | bytes) -> tuple[str, int]:
     """(sha256, bytes) of a file."""
     found, size = hashlib.sha256(), 0
-    for piece in _pieces(content):
+    for piece in pieces(content):
         found.update(piece)
         size += len(piece)
     return found.hexdigest(), size
-
-
-def _pieces(content: Path | bytes) -> Iterator[bytes]:
-    if isinstance(content, bytes):
-        yield content
-        return
-    with open(content, "rb") as file:
-        while piece := file.read(PIECE):
-            yield piece
-
-
-def _refuse_secrets(name: str, content: Path | bytes) -> None:
-    """Raises where a file holds what looks like a token or, in a text, the path of the user's home or this machine's name."""
-    if name.endswith(".zip"):
-        _refuse_packed_secrets(name, content)
-    looked_for = {"what looks like a token of the Hub": TOKEN}
-    if name.endswith(TEXT):
-        found = {"the path of your home folder": _home_pattern(), "the name of this machine": _host_pattern()}
-        looked_for |= {what: pattern for what, pattern in found.items() if pattern}
-    before = b""
-    for piece in _pieces(content):
-        text = before + piece
-        for what, pattern in looked_for.items():
-            if pattern.search(text):
-                raise StudyError(f"{name} holds {what}, so nothing was sent; remove it there")
-        before = text[-OVERLAP:]
-
-
-def _refuse_packed_secrets(name: str, content: Path | bytes) -> None:
-    with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as packed:
-        for member in packed.infolist():
-            _refuse_secrets(f"{name}/{member.filename}", packed.read(member))
-
-
-def _home_pattern() -> re.Pattern[bytes] | None:
-    home = Path.home()
-    return re.compile(rb"(?<![\w./-])" + re.escape(str(home).encode()) + rb"[/\\]") if home.name else None
-
-
-def _host_pattern() -> re.Pattern[bytes] | None:
-    """Of the names of this machine, as whole words.
-
-    A name of letters alone could be any word (titan, resnet): it is looked for where a host stands, as in ``user@titan`` and
-    ``hostname: titan``.
-    """
-    whole = {socket.gethostname(), platform.node()}
-    names = {name for each in whole for name in (each, each.split(".")[0])} - EVERYWHERE
-    patterns = []
-    for name in sorted(name for name in names if len(name) >= SHORTEST_HOST and name.isascii()):
-        before = rb"(?:@|host(?:_?name)?[\"']?\s*[:=]\s*[\"']?)" if name.isalpha() else rb"(?<![\w-])"
-        patterns.append(before + re.escape(name.encode()) + rb"(?![\w-])")
-    return re.compile(b"|".join(patterns), re.IGNORECASE) if patterns else None

@@ -6,6 +6,7 @@ our server share would show there.
 """
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import io
@@ -45,6 +46,7 @@ from safetensors.numpy import save_file
 from hf_vitstudy import hub
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.profile import load_profile
+from hf_vitstudy.releases import opened
 from hf_vitstudy.study import Settings, local_folder, make_study, one_profile, profile_folders
 
 
@@ -370,9 +372,104 @@ def test_what_is_public_is_not_pushed_to_as_private(vitstudy, server, checkpoint
     assert server.lfs == {}
 
 
-def test_a_file_that_the_repository_ignores_is_noticed(vitstudy, server, checkpoint, name):
-    server.create("model", name).put(**{".gitignore": b"config.json"})
-    ends(vitstudy("push", checkpoint, name), "lacks 'config.json' as it was sent", ".gitignore")
+def test_a_file_that_the_repository_ignores_stops_the_push(vitstudy, server, checkpoint, name):
+    repo = server.create("model", name)
+    repo.put(**{".gitignore": b"config.json"})
+    ends(vitstudy("push", checkpoint, name), "would leave out 'config.json'", ".gitignore", "nothing was committed")
+    assert set(repo.files()) == {".gitattributes", ".gitignore"}
+
+
+def test_a_file_that_changes_while_it_is_sent_goes_as_it_was_looked_at(vitstudy, server, checkpoint, name, tmp_path):
+    """A training may still write there: what it adds was never looked at, and must not be published."""
+    config = checkpoint / "config.json"
+    before = config.read_bytes()
+    server.faults.append(Fault("PUT /lfs/", before=lambda: config.write_text(json.dumps({"secret": TOKEN}))))
+    well(vitstudy("push", checkpoint, name))
+    assert server.repo("model", name).files()["config.json"] == before
+    well(vitstudy("pull", name, "--out", tmp_path / "back"))
+
+
+def test_weights_that_change_while_they_are_looked_at_are_not_sent(checkpoint, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.MOST_HELD", 0)
+    with opened(checkpoint, "org/name") as release:
+        save_file({"weight": np.arange(11.0)}, checkpoint / "model.safetensors")
+        with pytest.raises(
+            StudyError, match=r"model\.safetensors changed while it was looked at, so nothing was sent"
+        ):
+            hub._additions(release, {})
+
+
+def test_a_card_edited_on_the_hub_leaves_the_release_readable(vitstudy, server, study, profiles, name, tmp_path):
+    """People add a licence there, or a picture."""
+    well(vitstudy("push", study, name, "--profiles", profiles))
+    repo = server.repo("dataset", name)
+    repo.put(**{"README.md": repo.files()["README.md"] + b"\nMine.\n"})
+    well(vitstudy("pull", name, "--out", tmp_path / "back"))
+    assert (tmp_path / "back" / "README.md").read_text().endswith("\nMine.\n")
+    repo.put(**{"results.json": b"{}"})
+    ends(vitstudy("pull", name, "--out", tmp_path / "again"), "results.json is damaged")
+
+
+def test_a_profile_put_beside_a_released_one_leaves_the_model_whole(
+    vitstudy, server, checkpoint, profiles, name, tmp_path
+):
+    (checkpoint / "vitstudy" / "vit").mkdir(parents=True)
+    for file in PROFILE:
+        shutil.copyfile(profiles / "resnet" / file, checkpoint / "vitstudy" / "vit" / file)
+    well(vitstudy("push", checkpoint, name))
+    listed = json.loads(server.repo("model", name).files()["manifest.json"])["files"]
+    assert "vitstudy/vit/profile.json" in listed
+    well(vitstudy("push", profiles / "vit", name, "--into-model"))
+    well(vitstudy("pull", name, "--out", tmp_path / "back"))
+    assert contents(tmp_path / "back" / "vitstudy" / "vit") == contents(profiles / "vit")
+    now = json.loads(server.repo("model", name).files()["manifest.json"])["files"]
+    assert set(now) == set(listed)
+    assert {key: value for key, value in now.items() if "vitstudy" not in key}.items() <= listed.items()
+
+
+def test_what_somebody_changed_is_not_deleted(vitstudy, server, checkpoint, name):
+    for file in ("notes.md", "more.md"):
+        (checkpoint / file).write_text("Ours.\n")
+    well(vitstudy("push", checkpoint, name))
+    repo = server.repo("model", name)
+    repo.put(**{"notes.md": b"Theirs.\n"})
+    for file in ("notes.md", "more.md"):
+        (checkpoint / file).unlink()
+    out = well(vitstudy("push", checkpoint, name))
+    assert "kept notes.md there: not of this release, but changed since it came with an earlier one" in out
+    assert repo.files()["notes.md"] == b"Theirs.\n"
+    assert "more.md" not in repo.files()
+
+
+def test_figures_of_an_earlier_profile_go_with_it(vitstudy, server, profiles, name):
+    well(vitstudy("push", profiles / "vit", name))
+    repo = server.repo("dataset", name)
+    repo.put(**{"figures/theirs.png": b"1"})
+    assert "figures/cka.png" in repo.files()
+    less = load_profile(profiles / "vit")
+    without = less.data.drop_vars([each for each in less.data.data_vars if str(each).startswith("gram")])
+    less = dataclasses.replace(less, data=without)
+    well(vitstudy("push", less.save(profiles / "less"), name))
+    shutil.rmtree(profiles / "less")
+    assert "figures/cka.png" not in repo.files()
+    assert "figures/theirs.png" in repo.files()
+
+
+def test_a_commit_that_was_made_is_said_to_be_made(vitstudy, server, checkpoint, name):
+    """The Hub fails after it: the release is there, and that nothing is there would be untrue."""
+    commits = []
+
+    def break_down() -> None:
+        server.faults.append(Fault("GET .*/tree/", status=500, times=20))
+        commits.append(1)
+
+    server.create("model", name)
+    server.faults.append(Fault("POST .*/commit/", before=break_down))
+    done = vitstudy("push", checkpoint, name)
+    server.faults.clear()
+    assert commits
+    head = server.repo("model", name).branches["main"][-1]
+    ends(done, f"cannot look at what was pushed: {name} is at commit {head.oid[:8]}, but: 500")
 
 
 def test_no_license_to_write(vitstudy, server, checkpoint):

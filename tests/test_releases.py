@@ -2,12 +2,13 @@
 
 import io
 import json
+import lzma
 import platform
 import re
 import shutil
 import socket
 import zipfile
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -20,7 +21,8 @@ from hf_vitstudy.cards import model_card
 from hf_vitstudy.claims import choose_claims
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.hub import Release, check_manifests
-from hf_vitstudy.releases import OVERLAP, PIECE, digest, opened, opened_space
+from hf_vitstudy.leaks import OVERLAP, PIECE
+from hf_vitstudy.releases import digest, opened, opened_space
 from hf_vitstudy.study import Settings, make_study
 
 
@@ -70,17 +72,32 @@ def test_a_profile_beside_its_model_is_its_three_files(profile):
     assert files == {f"vitstudy/vit/{path.name}": path.read_bytes() for path in profile.iterdir()}
 
 
+UNKNOWN = ("best.torch", "optim.p", "x.dill", "z.pk", "data.pt2", "w.keras", "y.pyc", "scheduler", "run.sh", "a.zip")
+
+
 def test_of_a_checkpoint_nothing_goes_that_could_run(checkpoint):
-    for name in ("optimizer.bin", "state.PT", "scaler.pkl", "modeling.py", "masks.npz", ".env", "log.jsonl"):
+    for name in (
+        "optimizer.bin",
+        "state.PT",
+        "scaler.pkl",
+        "modeling.py",
+        "masks.npz",
+        ".env",
+        "log.jsonl",
+        "LICENSE",
+    ):
         (checkpoint / name).write_bytes(b"1")
+    for name in UNKNOWN:
+        (checkpoint / name).write_bytes(b"\x80\x04N.")
     (checkpoint / "resume").mkdir()
     (checkpoint / "resume" / "state.json").touch()
     release, files = released(checkpoint)
     assert (release.kind, release.type) == ("checkpoint", "model")
-    assert set(files) == {"config.json", "model.safetensors", "log.jsonl", "manifest.json"}
+    assert set(files) == {"config.json", "model.safetensors", "log.jsonl", "LICENSE", "manifest.json"}
     runs = "could run code when it is loaded"
     expected = dict.fromkeys(("optimizer.bin", "state.PT", "scaler.pkl", "modeling.py", "masks.npz"), runs)
-    assert release.left_out == expected | {"resume/": "a folder"}
+    unknown = "of a kind that could be anything; weights, texts, tables and pictures are sent"
+    assert release.left_out == expected | dict.fromkeys(UNKNOWN, unknown) | {"resume/": "a folder"}
 
 
 def test_the_manifest_is_that_of_the_files(checkpoint, tmp_path):
@@ -283,15 +300,56 @@ def test_a_token_in_the_header_of_weights_stops_the_push(checkpoint):
 HOME = Path("/home/somebody")
 
 
-@pytest.mark.parametrize("text", ['{"path": "/home/somebody/data"}', "at /home/somebody/x", "/home/somebody/"])
-def test_the_path_of_the_home_folder_stops_the_push(text, checkpoint, monkeypatch):
+PATHS = [
+    '{"path": "/home/somebody/data"}',
+    "at /home/somebody/x",
+    "/home/somebody/",
+    '"HOME": "/home/somebody"',
+    "file:///home/somebody/x",
+    '"-I/home/somebody/include"',
+    "PATH=/bin:/home/somebody",
+]
+
+
+@pytest.mark.parametrize("name", ["log.jsonl", "train.log", "NOTES.TXT", "README.md"])
+@pytest.mark.parametrize("text", PATHS)
+def test_the_path_of_the_home_folder_stops_the_push(text, name, checkpoint, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: HOME)
-    (checkpoint / "log.jsonl").write_text(text)
-    nothing(checkpoint, r"log\.jsonl holds the path of your home folder, so nothing was sent; remove it there")
+    (checkpoint / name).write_text(text)
+    nothing(checkpoint, rf"{re.escape(name)} holds the path of your home folder, so nothing was sent; remove it there")
+
+
+def test_the_home_of_another_system_is_found_as_json_writes_it(checkpoint, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: PureWindowsPath(r"C:\Users\Some Body"))
+    for text in (json.dumps({"path": r"C:\Users\Some Body\data"}), r"at C:\Users\Some Body", "C:/Users/Some Body/x"):
+        (checkpoint / "log.jsonl").write_text(text)
+        nothing(checkpoint, r"log\.jsonl holds the path of your home folder")
+
+
+def test_a_path_in_the_header_of_weights_or_in_a_name_stops_the_push(checkpoint, monkeypatch):
+    monkeypatch.setattr(Path, "home", lambda: HOME)
+    monkeypatch.setattr(socket, "gethostname", lambda: "gpu-node-17")
+    (checkpoint / "events.gpu-node-17.json").write_text("{}")
+    nothing(
+        checkpoint, r"the name 'events\.gpu-node-17\.json' holds the name of this machine, so nothing was sent; rename"
+    )
+    (checkpoint / "events.gpu-node-17.json").unlink()
+    save_file({"weight": np.arange(10.0)}, checkpoint / "model.safetensors", metadata={"from": "/home/somebody/x"})
+    nothing(checkpoint, r"model\.safetensors holds the path of your home folder")
+
+
+def test_a_token_of_one_s_own_is_found_whatever_it_looks_like(checkpoint, monkeypatch):
+    (checkpoint / "log.jsonl").write_text("mirror-secret-1")
+    assert "log.jsonl" in released(checkpoint)[1]
+    monkeypatch.setenv("HF_TOKEN", "mirror-secret-1")
+    nothing(checkpoint, r"log\.jsonl holds your token of the Hub, so nothing was sent")
+    (checkpoint / "log.jsonl").write_text("hf_oauth_" + "a1B2" * 8)
+    nothing(checkpoint, r"log\.jsonl holds what looks like a token of the Hub")
 
 
 @pytest.mark.parametrize(
-    "text", ["https://site.org/home/somebody/x", "/home/somebodyelse/x", "hf_short", "home/somebody"]
+    "text",
+    ["https://site.org/home/somebody/x", "/home/somebodyelse/x", "hf_short", "home/somebody", "/data/home/somebody"],
 )
 def test_what_only_looks_like_a_secret_passes(text, checkpoint, monkeypatch):
     monkeypatch.setattr(Path, "home", lambda: HOME)
@@ -382,3 +440,10 @@ def test_a_secret_inside_an_archive_or_a_program_stops_the_push(monkeypatch):
     with pytest.raises(StudyError, match=r"app\.py holds the path of your home folder"):
         space_of(**{"app.py": b"open('/home/somebody/x')"})
     assert space_of(**{"data.zip": packed("{}")})
+    for text, told in ((TOKEN, "what looks like a token"), ("at /home/somebody/x", "the path of your home folder")):
+        with pytest.raises(StudyError, match=rf"data/study\.json holds {told}"):
+            space_of(**{"data__study.json.xz": lzma.compress(text.encode())})
+    assert space_of(**{"data__study.json.xz": lzma.compress(b"{}")})
+    for name in ("data.zip", "study.json.xz"):
+        with pytest.raises(StudyError, match=rf"{name} cannot be looked into .*, so nothing was sent; remove it"):
+            space_of(**{name: b"no archive"})
