@@ -326,6 +326,171 @@ def test_an_image_of_ones_own_is_looked_at(visit, space_address):
     expect(page.page.locator(".frequencies .said")).to_contain_text("only frequencies below 0.05 π kept")
 
 
+def test_a_map_that_comes_late_is_not_that_of_the_next_image(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    held: list = []
+    page.page.route("**/*-attention.json", lambda route: held.append(route))
+    slider = page.page.get_by_label("Attention layer")
+    slider.fill("0")
+    page.page.wait_for_timeout(100)
+    page.page.locator(".example").last.click()
+    page.looked(2)
+    assert len(held) == 1
+    page.page.unroute("**/*-attention.json")  # lets go of it
+    page.page.wait_for_timeout(300)
+    slider.fill("0")
+    expect(page.page.locator(".look.a .said")).to_contain_text("(block00, ")
+    fresh = visit("?view=image")
+    fresh.looked(1)
+    fresh.page.locator(".example").last.click()
+    fresh.looked(2)
+    fresh.page.get_by_label("Attention layer").fill("0")
+    expect(fresh.page.locator(".look.a .said")).to_contain_text("(block00, ")
+    assert page.said("a") == fresh.said("a")
+    assert (page.pixels("a") == fresh.pixels("a")).all()
+
+
+def test_a_map_that_comes_late_is_not_painted_over_a_filtered_image(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    held: list = []
+    page.page.route("**/*-attention.json", lambda route: held.append(route))
+    page.page.get_by_label("Attention layer").fill("0")
+    page.page.wait_for_timeout(100)
+    page.page.get_by_label("Frequencies kept").fill("0")
+    before = page.pixels("a")
+    assert held
+    page.page.unroute("**/*-attention.json")
+    page.page.wait_for_timeout(400)
+    assert (page.pixels("a") == before).all()
+    assert page.said("a") == ""
+
+
+def test_a_chosen_first_block_stays_chosen(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    block = page.page.get_by_role("slider", name="Block")
+    block.fill("0")
+    page.page.locator(".example").last.click()
+    page.looked(2)
+    assert block.input_value() == "0"
+
+
+def test_of_fewer_heads_the_one_that_is_shown_is_pressed(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.loaded()
+    heads = page.page.locator(".look.a .attention-head")
+    before = heads.count()
+    heads.last.click()
+    send(page, encoded(3))
+    page.looked(2)
+    assert heads.count() < before
+    pressed = page.page.locator(".look.a .attention-head[aria-pressed=true]")
+    assert f"head {pressed.inner_text()})" in page.said("a")
+
+
+def test_the_credit_of_an_example_goes_with_it_and_stays_where_a_file_is_refused(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.loaded()
+    credit, pressed = page.page.locator(".credits span"), page.page.locator(".example[aria-pressed=true]")
+    before = credit.inner_text()
+    assert before
+    send(page, b"no image")
+    expect(page.page.locator(".image > .told")).to_contain_text("cannot be read as an image")
+    assert (credit.inner_text(), pressed.count()) == (before, 1)
+    page.wrong.clear()  # the browser notes the refusal
+    send(page, encoded(3))
+    page.looked(3)
+    assert (credit.inner_text(), pressed.count()) == ("", 0)
+
+
+def test_an_image_sent_before_the_examples_come_is_not_dropped_for_them(visit):
+    page = visit("?view=findings")
+    held: list = []
+    page.page.route("**/examples/index.json", lambda route: held.append(route))
+    page.page.get_by_role("tab", name="Your image").click()
+    page.loaded()
+    send(page, encoded(3))
+    page.page.unroute("**/examples/index.json")
+    page.looked(1)
+    page.page.wait_for_selector(".example")
+    page.page.wait_for_timeout(300)
+    assert page.page.locator(".look.a h2").inner_text() == "small-vit"
+    assert page.page.locator(".example[aria-pressed=true]").count() == 0
+
+
+def test_a_refused_file_does_not_stop_the_sweep_of_the_image_before(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.loaded()
+    page.page.route("**/look?want=sweep*", lambda route: None)
+    send(page, encoded(3))
+    page.page.wait_for_selector(".image[data-looked='2']")
+    expect(page.page.locator(".frequencies")).to_contain_text("Being looked at")
+    send(page, b"no image")
+    expect(page.page.locator(".image > .told")).to_contain_text("cannot be read as an image")
+    page.wrong.clear()
+    page.page.unroute("**/look?want=sweep*")
+    page.page.wait_for_selector(".sweep svg", timeout=READY)
+
+
+def test_what_did_not_come_is_said_and_can_be_had_later(visit):
+    page = visit("?view=findings")
+    told = page.page.locator(".image > .told")
+    page.page.route("**/vitstudy/live", lambda route: route.abort())
+    page.page.route("**/examples/index.json", lambda route: route.abort())
+    page.page.get_by_role("tab", name="Your image").click()
+    expect(told).to_have_text("The examples could not be fetched. Try again")
+    expect(page.page.locator(".why")).to_have_text("The server does not answer; it is asked again.")
+    page.page.unroute("**/examples/index.json")
+    page.page.unroute("**/vitstudy/live")
+    told.get_by_role("button").click()
+    page.looked(1)
+    page.loaded()
+    page.page.route("**/examples/2.json", lambda route: route.abort())
+    page.page.locator(".example").nth(2).click()
+    expect(told).to_have_text("This example could not be fetched. Please try again.")
+    page.page.route(
+        "**/look?want=all*", lambda route: route.fulfill(status=502, body="<html>", content_type="text/html")
+    )
+    send(page, encoded(3))
+    expect(told).to_have_text("The server did not answer. Please try again.")
+    assert all(text.startswith("Failed to load resource") for text in page.wrong)
+    page.wrong.clear()
+
+
+def test_that_people_wait_is_not_said_when_they_no_longer_do(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.loaded()
+    busy = {"error": "Many people are looking.", "again": 0.5}
+    turns: list = []
+
+    def answer(route) -> None:
+        turns.append(route)
+        route.fulfill(status=503, json=busy) if len(turns) == 1 else route.continue_()
+
+    page.page.route("**/look?want=sweep*piece=1*", answer)
+    send(page, encoded(3))
+    page.looked(2)
+    page.page.wait_for_timeout(500)
+    assert len(turns) > 1
+    expect(page.page.locator(".image > .told")).to_have_text("")
+    page.wrong.clear()
+
+
+def test_the_chart_of_frequencies_is_never_stretched(visit):
+    page = visit("?view=image")
+    page.looked(1)
+    page.page.set_viewport_size({"width": 390, "height": 844})
+    page.page.wait_for_timeout(300)
+    box = page.page.locator(".sweep circle").first.bounding_box()
+    assert box["width"] == pytest.approx(box["height"], rel=0.1)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 390])
 def test_axe_finds_nothing_where_an_image_is_looked_at(visit, scheme, width):

@@ -838,6 +838,111 @@ def test_the_address_of_evidence_names_its_cell_when_this_is_known(visit):
     at.until(r"/sel=(aa|ab|bb)\.\d+\.\d+/.test(location.search)")
 
 
+def test_back_to_the_pair_that_is_held_nothing_is_loading(visit):
+    at = visit(PAIR)
+    held: list = []
+    at.page.route("**/pair-0-4.json", lambda route: held.append(route))
+    choose = at.page.get_by_label("Checkpoint A")
+    choose.select_option(index=4)
+    expect(at.page.locator(".status")).to_have_text("Loading …")
+    choose.select_option(index=3)
+    expect(at.page.locator(".status")).to_have_text("")
+    held[0].continue_()
+    at.until("vitstudy.files.get('pair-0-4.json').then((file) => file.b === 4)")
+    expect(at.page.locator(".status")).to_have_text("")
+
+
+def test_a_swap_turns_evidence_that_is_on_its_way_and_what_is_subtracted(visit):
+    at = visit("?a=resnet-1&b=resnet-0")
+    at.page.route("**/data/*.json", lambda route: None)
+    at.page.get_by_role("button", name="See evidence").first.click()
+    at.until("vitstudy.state.sel?.depths")
+    before = at.page.evaluate("[vitstudy.state.a, vitstudy.state.b, vitstudy.state.sel]")
+    at.page.get_by_role("button", name="Swap A and B").click()
+    after = at.page.evaluate("[vitstudy.state.b, vitstudy.state.a, vitstudy.state.sel]")
+    assert after[:2] == before[:2]
+    assert after[2] == {
+        "of": {"aa": "bb", "bb": "aa", "ab": "ab"}[before[2]["of"]],
+        "depths": before[2]["depths"][:: -1 if before[2]["of"] == "ab" else 1],
+    }
+    at.page.unroute("**/data/*.json")  # lets go of those that were held as well
+    at.until("vitstudy.explore.current")
+    assert "undefined" not in at.readout()
+    at = visit("?a=resnet-0&b=vit-0&view=cka&minus_a=resnet-1&minus_b=vit-0&sel=ab.2.3")
+    before = at.readout().split(" difference")[0].split(" CKA")[0]
+    at.page.get_by_role("button", name="Swap A and B").click()
+    at.until("vitstudy.explore.has === '3 0' && vitstudy.explore.current")
+    assert at.page.evaluate("vitstudy.state.minus") == [3, 1]
+    assert at.readout().startswith(before)
+
+
+def test_a_view_that_comes_late_is_not_gone_to(visit):
+    at = visit("?a=vit-0&b=resnet-1&view=findings")
+    held: list = []
+    at.page.route("**/network-*.json", lambda route: held.append(route))
+    at.page.evaluate("void vitstudy.go({view: 'landscape'})")
+    at.until("vitstudy.explore.below.loaded")
+    at.page.evaluate("window.scrollTo(0, 0); void vitstudy.go({view: 'fourier'})")
+    at.page.wait_for_timeout(200)
+    assert held
+    at.page.unroute("**/network-*.json")
+    at.until("vitstudy.explore.below.trouble('network') === null")
+    at.page.wait_for_timeout(200)
+    assert at.page.evaluate("scrollY") == 0
+    assert at.page.locator(".asked").count() == 1
+    expect(at.page.locator(".card.fourier.asked")).to_be_visible()
+
+
+def test_a_part_below_that_could_not_be_fetched_has_a_button_to_try_again(browser, address):
+    at = Visit(browser, address, PAIR.replace("explore", "findings"))
+    at.page.route("**/fields-*.json", lambda route: route.abort())
+    at.page.get_by_role("tab", name="Explore").click()
+    at.until("vitstudy.explore.current")
+    at.deep()
+    again = at.page.get_by_role("button", name="Try again: ")
+    expect(again).not_to_have_count(0)
+    at.page.unroute("**/fields-*.json")
+    again.first.click()
+    expect(again).to_have_count(0)
+    at.context.close()
+
+
+def test_keys_stay_where_they_were_when_the_width_changes(visit):
+    at = visit(PAIR)
+    at.page.locator(".catch[data-of=ab]").focus()
+    drawn = at.page.locator("svg.maps").element_handle()
+    at.page.set_viewport_size({"width": 1000, "height": 900})
+    drawn.wait_for_element_state("hidden")  # another takes its place
+    at.page.wait_for_timeout(100)
+    before = at.state()
+    at.page.keyboard.press("ArrowUp")
+    assert at.state() != before
+
+
+def test_a_measure_that_cannot_be_had_leaves_the_address(browser, address):
+    at = Visit(browser, address, PAIR)
+    at.page.route("**/measures-*.json", lambda route: route.abort())
+    at.page.get_by_label("Measure of similarity").select_option(index=1)
+    expect(at.page.locator(".toast")).to_have_text("These maps could not be fetched")
+    at.page.wait_for_timeout(200)
+    assert "measure=" not in at.page.evaluate("location.search")
+    at.context.close()
+
+
+def test_methods_of_views_without_a_number_of_images_say_no_untruth(visit):
+    at = visit(PAIR)
+    at.deep()
+    for title in ("Position embeddings", "Filters of the first layer", "The weights' norm along it"):
+        card = at.page.get_by_role("region", name=title, exact=True)
+        card.get_by_role("button", name="Method").click()
+        shown = at.page.evaluate(
+            f"['a', 'b'].map((side) => vitstudy.explore.rows('{card.get_attribute('class').split()[1]}')"
+            ".some((row) => row.checkpoint === vitstudy.explore.name(side)))"
+        )
+        for known, text in zip(shown, card.locator(".beside dd").all_inner_texts()[-2:], strict=True):
+            assert text.startswith("not shown here") != known
+
+
 def test_checkpoints_on_other_images_have_no_map_between_them_and_say_why(visit):
     at = visit("?a=vit-0&b=vit-elsewhere&view=explore")
     assert set(at.boxed()) == {"aa", "bb"}

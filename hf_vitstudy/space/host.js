@@ -5,12 +5,8 @@ const quoted = (text) => `'${text.replace(/'/g, "'\\''")}'`;
 // The API with what is selected: the same names a visitor sees.
 function snippets(root, about) {
   return ({ study, state, explore }) => {
-    const [a, b] = [state.a, state.b].map((number) => study.checkpoints[number].id);
-    const place = (side, otherwise) => {
-      if (!explore.current) return otherwise;
-      return explore.pair[side].places.name[side === "a" ? state.sel.i : state.sel.j] || otherwise;
-    };
-    const words = [a, b, place("a", "0"), place("b", "0")];
+    const ends = explore.current ? explore.ends() : [["a", null], ["b", null]];
+    const words = [...ends.map(([side]) => study.checkpoints[state[side]].id), ...ends.map(([side, k]) => (k === null ? "0" : explore.pair[side].places.name[k]))];
     const where = about.repo || root;
     const literal = words.map((word) => JSON.stringify(word)).join(", ");
     const server = { mcpServers: { vitstudy: { url: `${root}gradio_api/mcp/` } } };

@@ -9,6 +9,7 @@ const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeA
 const MOST_BYTES = 10e6;
 const RETRIES = 40;
 const SHADE = 0.6; // of light: weak places stay visible, the order of all stays
+const NO_ANSWER = "The server did not answer. Please try again.";
 const UNREADABLE = "This file cannot be read as an image. PNG, JPEG, WebP, GIF and BMP files up to 10 MB and 20 million pixels can.";
 
 class ToldError extends Error {}
@@ -23,7 +24,7 @@ async function stored(address) {
 
 // Answers about an example, all of them stored; the attention of layers that are not shown at first comes when it is asked for.
 class Example {
-  constructor(stored, sides, more) { Object.assign(this, { stored, sides, more }); }
+  constructor(stored, sides, more, about) { Object.assign(this, { stored, sides, more, ...about }); }
   async all() { return this.stored.first; }
   async attention(side, layer) {
     this.layers ||= stored(this.more);
@@ -61,12 +62,17 @@ class Sent {
   async field(side, block, y, x) { return (await this.post(this.seen[side], { want: "field", side, block, y, x })).field; }
 
   async post(content, parts) {
+    let waited = false;
     for (let turn = 0; turn < RETRIES; turn++) {
       const answer = await fetch(`${this.base}look?${new URLSearchParams(parts)}`, { method: "POST", body: content, headers: { "Content-Type": "application/octet-stream" } });
-      if (answer.ok) return answer.json();
-      const told = await answer.json().catch(() => ({ error: UNREADABLE }));
+      if (answer.ok) {
+        if (waited) this.tell("");
+        return answer.json();
+      }
+      const told = await answer.json().catch(() => ({ error: answer.status < 500 ? UNREADABLE : NO_ANSWER }));
       if (!told.again) throw new ToldError(told.error);
       this.tell(told.error);
+      waited = true;
       await wait(1000 * told.again);
     }
     throw new ToldError("Still too many people are looking at images. Please try again later.");
@@ -78,7 +84,7 @@ class Sent {
 // One network: the image as it saw it under a spotlight, and its answer.
 class Card {
   constructor(tab, side) {
-    Object.assign(this, { tab, side, key: SIDES[side], layer: 0, head: -1, cache: new Map(), asked: 0 });
+    Object.assign(this, { tab, side, key: SIDES[side], layer: null, head: -1, cache: new Map(), asked: 0 });
     this.canvas = h("canvas", {
       width: 384, height: 384, tabindex: 0, role: "application", "aria-label": "Image: arrow keys choose a place, Enter keeps it, Escape lets go",
       on: {
@@ -102,17 +108,17 @@ class Card {
   }
 
   // A new image, or new networks.
-  async take(about, answer) {
-    Object.assign(this, { about, answer, cache: new Map() });
+  take(about, answer, picture) {
+    this.asked++; // what is on its way is of the image before
+    Object.assign(this, { about, answer, picture, cache: new Map() });
     this.looks = about.layers.length > 0;
     const places = this.looks ? about.layers : about.blocks;
     if (answer.attention) this.cache.set(`attention ${answer.attention.layer}`, unpacked(answer.attention));
-    this.layer = this.looks && answer.attention ? answer.attention.layer : Math.min(this.layer || places.length - 2, places.length - 1);
+    this.layer = this.looks && answer.attention ? answer.attention.layer : Math.min(this.layer ?? Math.max(0, places.length - 2), places.length - 1);
     this.title.textContent = about.name;
     this.note.textContent = this.looks
       ? `Attention: bright is where a place looks · ${about.size.join(" × ")} px`
       : `Receptive field: bright is what a place depends on · ${about.size.join(" × ")} px`;
-    this.picture = await decoded(answer.image);
     this.canvas.height = Math.round(this.canvas.width * about.size[0] / about.size[1]);
     this.paint(this.picture, null);
     this.build(places);
@@ -130,11 +136,11 @@ class Card {
     clear(this.controls).append(h("label", { class: "slide" }, h("span", { class: "small", text: this.looks ? "Layer" : "Block" }), shown, slider));
     if (!this.looks) return;
     const heads = Math.max(...places.map((each) => each.heads));
+    this.head = Math.min(this.head, heads - 1);
     const buttons = Array.from({ length: heads + 1 }, (_, k) => h("button", {
       class: "attention-head", "aria-pressed": String(k - 1 === this.head), text: k ? k : "mean", "aria-label": k ? `Head ${k}` : "Mean of all heads",
       on: { click: () => { this.head = k - 1; buttons.forEach((each, i) => each.setAttribute("aria-pressed", String(i === k))); this.draw(); } },
     }));
-    this.head = Math.min(this.head, heads - 1);
     this.controls.append(h("div", { class: "heads", role: "group", "aria-label": "Attention head" }, h("span", { class: "small", text: "Head" }), buttons));
   }
 
@@ -146,7 +152,8 @@ class Card {
   // Draws what is known at once; a map that must be asked for follows, unless something newer was wanted meanwhile.
   async draw() {
     if (!this.picture) return;
-    const { tab } = this;
+    const { tab, cache } = this;
+    const turn = ++this.asked;
     const filtered = tab.stop !== null && tab.sweeps[this.side];
     if (filtered) {
       const at = filtered[tab.stop];
@@ -156,35 +163,42 @@ class Card {
       return;
     }
     this.top(this.answer.top);
-    const turn = ++this.asked;
     const key = this.looks ? `attention ${this.layer}` : this.fieldKey();
-    if (!this.cache.has(key)) {
+    if (!cache.has(key)) {
       if (!this.looks) await wait(tab.session instanceof Example ? 0 : 90);
       if (turn !== this.asked) return;
       try {
         const found = await (this.looks ? tab.session.attention(this.side, this.layer) : tab.session.field(this.side, this.layer, ...this.middle()));
-        this.cache.set(key, this.looks ? unpacked(found) : { ...found, map: bytes(found.map) });
+        cache.set(key, this.looks ? unpacked(found) : { ...found, map: bytes(found.map) });
         if (turn === this.asked) tab.tell("");
       } catch (error) {
-        if (turn === this.asked) tab.tell(error instanceof ToldError ? error.message : "The server did not answer. Please try again.");
+        if (turn === this.asked) tab.tell(error instanceof ToldError ? error.message : NO_ANSWER);
         return;
       }
     }
     if (turn !== this.asked) return;
-    const found = this.cache.get(key);
+    const found = cache.get(key);
     if (this.looks) this.attend(found);
     else this.depend(found);
   }
 
+  // The chosen place, which may be one of the other network's grid, as one of its own; without a grid it takes the other's.
+  get grid() { return this.about.grid || this.tab.grid; }
+  place() {
+    const chosen = this.tab.place();
+    if (!chosen) return null;
+    const inside = (k, axis) => Math.floor(((k + 0.5) / this.tab.grid[axis]) * this.grid[axis]);
+    return { row: inside(chosen.row, 0), column: inside(chosen.column, 1) };
+  }
+  placeOrMiddle() { return this.place() || { row: this.grid[0] >> 1, column: this.grid[1] >> 1 }; }
   middle() {
-    const { grid } = this.tab;
-    const { row, column } = this.tab.place() || { row: grid[0] >> 1, column: grid[1] >> 1 };
-    return [(row + 0.5) / grid[0], (column + 0.5) / grid[1]];
+    const { row, column } = this.placeOrMiddle();
+    return [(row + 0.5) / this.grid[0], (column + 0.5) / this.grid[1]];
   }
   fieldKey() { return `field ${this.layer} ${this.middle()}`; }
 
   attend(found) {
-    const place = this.tab.place();
+    const place = this.place();
     const { grid, prefix } = this.about;
     const query = place ? prefix + place.row * grid[1] + place.column : prefix ? 0 : -1;
     const map = attentionOf(found, query, this.head, prefix);
@@ -198,7 +212,7 @@ class Card {
   }
 
   depend(found) {
-    const place = this.tab.place() || { row: this.tab.grid[0] >> 1, column: this.tab.grid[1] >> 1 };
+    const place = this.placeOrMiddle();
     this.paint(this.picture, { rows: found.rows, columns: found.map.length / found.rows, values: [...found.map].map((value) => (value / 255) ** SHADE), smooth: true }, place);
     const [half, most] = found.radius;
     this.said.textContent = half === null ? "This place depends on nothing." : `At row ${place.row + 1}, column ${place.column + 1}, ${this.about.blocks[this.layer].name} draws half of its gradient from within ${half} px, 95 % from within ${most} px.`;
@@ -221,7 +235,7 @@ class Card {
       pen.drawImage(shade, 0, 0, canvas.width, canvas.height);
     }
     if (!place) return;
-    const [height, width] = [canvas.height / this.tab.grid[0], canvas.width / this.tab.grid[1]];
+    const [height, width] = [canvas.height / this.grid[0], canvas.width / this.grid[1]];
     for (const [colour, line] of [["#000a", 5], ["#fff", 2]]) {
       pen.strokeStyle = colour;
       pen.lineWidth = line;
@@ -272,6 +286,10 @@ class ImageTab {
     this.told = h("p", { class: "told", role: "status" });
     this.area = h("div", { class: "looks" }, this.cards.map((card) => card.node));
     this.frequencies = h("div", { class: "card frequencies" });
+    let width = 0; // none while another tab is open
+    new ResizeObserver(() => {
+      if (this.frequencies.clientWidth && this.frequencies.clientWidth !== width) { width = this.frequencies.clientWidth; this.drawCurves?.(); }
+    }).observe(this.frequencies);
     panel.classList.add("image");
     panel.append(h("div", { class: "start" }, this.row, h("div", { class: "own" }, this.drop, this.file, this.why)), this.told, this.area, this.frequencies);
     this.area.hidden = this.frequencies.hidden = true;
@@ -282,46 +300,60 @@ class ImageTab {
   }
 
   async show() {
-    if (this.started) return;
+    const first = !this.started;
     this.started = true;
-    this.drop.hidden = true;
-    await Promise.all([this.examples(), this.ready()]);
+    if (first) this.drop.hidden = true;
+    await Promise.all([this.examples(), first ? this.ready() : null]);
   }
 
+  // Once; where they do not come, this is said, and they are asked for again by the reader, or when the tab is.
   async examples() {
-    if (!this.about.examples) return;
-    const index = await stored(`${this.base}examples/index.json`);
+    if (!this.about.examples || this.index) return;
+    this.index = {};
+    let index;
+    try {
+      index = await stored(`${this.base}examples/index.json`);
+    } catch {
+      this.index = null;
+      this.tell("The examples could not be fetched. ", h("button", { class: "link", text: "Try again", on: { click: () => { this.tell(""); this.examples(); } } }));
+      return;
+    }
     this.index = index;
     this.row.append(...index.items.map((each, k) => h("button", { class: "example", title: `${each.title}. ${each.credit}`, "aria-label": `Example: ${each.title}`, on: { click: () => this.example(k) } },
       h("img", { src: each.thumb, alt: "", width: 64, height: 64 }))));
     this.credit = h("span", {});
     this.row.after(h("p", { class: "mute small credits" }, this.credit, index.note));
-    if (!this.session) await this.example(index.start);
+    if (!this.turn) await this.example(index.start);
   }
 
-  // Whether the networks look: asked again while they are being loaded.
+  // Whether the networks look: asked again while they are being loaded, and while no answer comes.
   async ready() {
     for (;;) {
-      const about = await fetch(`${this.base}live`).then((answer) => answer.json()).catch(() => ({ state: "absent", reason: "The server does not answer." }));
+      const about = await stored(`${this.base}live`).catch(() => ({ state: "silent", reason: "The server does not answer; it is asked again." }));
       this.live = about;
       this.drop.hidden = about.state !== "ready";
       this.why.textContent = about.state === "loading" ? "The networks are being loaded; until then, look at the examples." : about.reason;
       this.panel.dataset.live = about.state;
-      if (about.state !== "loading") return;
-      await wait(1500);
+      if (!["loading", "silent"].includes(about.state)) return;
+      await wait(about.state === "loading" ? 1500 : 3000);
     }
   }
 
-  tell(text) { this.told.textContent = text; }
+  tell(...words) { clear(this.told).append(...words.filter(Boolean)); }
 
   async example(k) {
     const turn = (this.turn = (this.turn || 0) + 1);
-    const found = await stored(`${this.base}examples/${k}.json`);
+    let found;
+    try {
+      found = await stored(`${this.base}examples/${k}.json`);
+    } catch {
+      if (turn === this.turn) this.tell("This example could not be fetched. Please try again.");
+      return;
+    }
     if (turn !== this.turn) return;
-    [...this.row.children].forEach((node, i) => node.setAttribute("aria-pressed", String(i === k)));
     const { title, credit } = this.index.items[k];
-    this.credit.textContent = `${title}. ${credit}. `;
-    await this.take(new Example(found, this.index.sides, `${this.base}examples/${k}-attention.json`), turn);
+    const about = { number: k, credit: `${title}. ${credit}. ` };
+    await this.take(new Example(found, this.index.sides, `${this.base}examples/${k}-attention.json`, about), turn);
   }
 
   async send(file) {
@@ -329,30 +361,31 @@ class ImageTab {
     if (this.live?.state !== "ready") { this.tell(this.why.textContent); return; }
     if (file.size > MOST_BYTES) { this.tell(UNREADABLE); return; }
     const turn = (this.turn = (this.turn || 0) + 1);
-    [...this.row.children].forEach((node) => node.setAttribute("aria-pressed", "false"));
     this.tell("Looking …");
     await this.take(new Sent(this.base, file, this.live.sides, (text) => { if (turn === this.turn) this.tell(text); }), turn);
   }
 
   async take(session, turn) {
     const layers = session.sides.map((each) => each.layers.length);
-    let answer;
+    let answer, pictures;
     try {
       answer = await session.all(Math.max(...layers) >> 1);
+      pictures = await Promise.all(answer.sides.map(({ image }) => decoded(image)));
     } catch (error) {
-      if (turn === this.turn) this.tell(error instanceof ToldError ? error.message : "The server did not answer. Please try again.");
+      if (turn === this.turn) this.tell(error instanceof ToldError ? error.message : NO_ANSWER);
       return;
     }
     if (turn !== this.turn) return;
     Object.assign(this, { session, stop: null, sweeps: [], pictures: [], pinned: null, over: null });
     this.grid = (session.sides.find((each) => each.grid) || { grid: [7, 7] }).grid;
-    await Promise.all(this.cards.map((card, side) => card.take(session.sides[side], answer.sides[side])));
-    if (turn !== this.turn) return;
+    this.cards.forEach((card, side) => card.take(session.sides[side], answer.sides[side], pictures[side]));
+    [...this.row.children].forEach((node, k) => node.setAttribute("aria-pressed", String(k === session.number)));
+    if (this.credit) this.credit.textContent = session.credit || "";
     this.area.hidden = false;
     this.draw();
     this.tell("");
     this.panel.dataset.looked = String(turn);
-    await this.sweep(turn);
+    await this.sweep(session);
   }
 
   draw() { for (const card of this.cards) card.draw(); }
@@ -391,18 +424,19 @@ class ImageTab {
 
   // ---------------------------------------------------------------------------------------------------------- frequencies
 
-  async sweep(turn) {
+  async sweep(session) {
     this.frequencies.hidden = false;
+    this.drawCurves = null;
     clear(this.frequencies).append(h("h2", { text: "Low and high frequencies" }), h("p", { class: "mute small", text: "Being looked at …" }));
     let sweeps, pictures;
     try {
-      sweeps = await Promise.all([0, 1].map((side) => this.session.sweep(side)));
+      sweeps = await Promise.all([0, 1].map((side) => session.sweep(side)));
       pictures = await Promise.all(sweeps.map((each) => Promise.all(each.map(({ image }) => decoded(image)))));
     } catch (error) {
-      if (turn === this.turn) this.frequencies.lastChild.textContent = error instanceof ToldError ? error.message : "The server did not answer.";
+      if (session === this.session) this.frequencies.lastChild.textContent = error instanceof ToldError ? error.message : "The server did not answer.";
       return;
     }
-    if (turn !== this.turn) return;
+    if (session !== this.session) return;
     Object.assign(this, { sweeps, pictures });
     this.scale();
   }
@@ -416,6 +450,7 @@ class ImageTab {
     };
     const said = h("p", { class: "small said", "aria-live": "polite" });
     const chart = h("div", { class: "sweep" });
+    const mark = () => [...chart.querySelectorAll("[data-stop]")].forEach((node) => node.classList.toggle("here", Number(node.dataset.stop) === (this.stop ?? middle)));
     const tell = (k) => {
       const answers = sweeps.map((each, side) => `${this.session.sides[side].name}: ${each[k].top[0][0]}, ${percent(each[k].top[0][1])}`);
       said.textContent = `The image ${k === middle ? "as it is" : `with only ${words(k)}`}. ${answers.join(" · ")}`;
@@ -427,7 +462,7 @@ class ImageTab {
           const k = Number(event.target.value);
           this.stop = k === middle ? null : k;
           slider.setAttribute("aria-valuetext", words(k));
-          [...chart.querySelectorAll("[data-stop]")].forEach((node) => node.classList.toggle("here", Number(node.dataset.stop) === k));
+          mark();
           tell(k);
           this.draw();
         },
@@ -437,7 +472,8 @@ class ImageTab {
       h("h2", { text: "Low and high frequencies" }),
       h("p", { class: "mute small", text: "How sure each network stays of its first answer when fine detail (left) or coarse shape (right) is taken away. Half amplitude at the cut-off, in units of the highest frequency of the network's own pixels." }),
       chart, h("label", { class: "slide wide" }, h("span", { class: "small", text: "◂ blurred" }), slider, h("span", { class: "small", text: "edges only ▸" })), said);
-    chart.append(this.curves(middle));
+    this.drawCurves = () => { clear(chart).append(this.curves(middle)); mark(); };
+    this.drawCurves();
     tell(middle);
   }
 

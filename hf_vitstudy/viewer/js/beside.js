@@ -48,7 +48,7 @@ class Beside {
       const about = study.checkpoints[state[side]];
       const own = rows.filter((row) => (row.checkpoint ?? explore.name(side)) === explore.name(side));
       const n = [...new Set(own.map((row) => row.n).filter(known))].map(whole).join(" and ");
-      const parts = [n ? `n = ${n}` : "not shown here", `${about.images.name}, images drawn with seed ${about.images.seed}`, about.revision ? `commit ${about.revision}` : `weights sha256 ${about.weights_sha256.slice(0, 12)}`,
+      const parts = [n ? `n = ${n}` : own.length ? null : "not shown here", `${about.images.name}, images drawn with seed ${about.images.seed}`, about.revision ? `commit ${about.revision}` : `weights sha256 ${about.weights_sha256.slice(0, 12)}`,
         about.created ? `measured ${about.created.slice(0, 10)}` : null, measuredOn(about),
         known(about.seconds) ? `all measurements together took ${lasting(about.seconds)}` : null];
       return [`${side.toUpperCase()}: ${about.id}`, parts.filter(Boolean).join("; ")];

@@ -46,6 +46,7 @@ class Explore {
     if (this.has !== asked && !(await this.fetch(asked, late))) return;
     if (!(await this.look(late))) return;
     this.settle();
+    this.status.textContent = "";
     this.hold(false);
     this.draw();
     await this.goto(this.page.state.view);
@@ -94,6 +95,7 @@ class Explore {
         if (late()) return false;
         this.page.say("These maps could not be fetched");
         Object.assign(state, { measure: "cka", minus: null });
+        this.page.remember();
       }
     }
     this.lensed = { ...(found || { base: maps, shown: maps, top: null }), wanted: this.wanted() };
@@ -106,8 +108,11 @@ class Explore {
     for (const card of all) card.node.classList.toggle("asked", card.key === wanted && wanted !== "cka");
     const card = all.find(({ key }) => key === wanted);
     const deep = card && this.below.node.contains(card.node);
-    if (deep) await this.below.come();
-    else if (this.below.near) this.below.show();
+    if (deep) {
+      const { turn } = this;
+      await this.below.come();
+      if (turn !== this.turn || this.page.state.view !== wanted) return;
+    } else if (this.below.near) this.below.show();
     else this.below.look();
     if (!card || this.gone === `${this.has} ${wanted}` || (wanted === "cka" && !deep)) return;
     this.gone = `${this.has} ${wanted}`;
@@ -126,7 +131,7 @@ class Explore {
     }
     if (state.sel) {
       const [rows, columns] = sides(state.sel.of).map((places) => places.name.length);
-      if (state.sel.i >= rows || state.sel.j >= columns) { state.sel = null; state.pinned = false; }
+      if (!(state.sel.i < rows && state.sel.j < columns)) { state.sel = null; state.pinned = false; }
     }
     if (!state.sel) {
       const [rows, columns] = sides("ab").map((places) => places.name.length);
@@ -170,12 +175,14 @@ class Explore {
 
   draw() {
     if (!this.current || this.root.hidden || !this.root.clientWidth) return;
+    const focused = this.views.contains(document.activeElement) ? document.activeElement : null;
     this.lens.show();
     this.drawMaps();
     this.charts = this.cards.map((card) => drawChart(this, card));
     this.below.draw();
     for (const card of [this.cka, ...this.cards]) card.refresh();
     this.move();
+    if (focused && !focused.isConnected) this.views.querySelector(`[aria-label=${CSS.escape(focused.getAttribute("aria-label"))}]`)?.focus({ preventScroll: true });
   }
 
   // Everything that follows the selection, and nothing else: this runs at every move of the pointer.

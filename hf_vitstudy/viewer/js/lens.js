@@ -77,7 +77,9 @@ class Lens {
     this.measure.value = measure;
     this.toggle.checked = Boolean(minus);
     this.line.hidden = !minus;
-    this.explore.cka.node.querySelector(".unit").textContent = minus ? `difference of ${title}` : unit;
+    const { cka } = this.explore;
+    cka.unit = minus ? `difference of ${title}` : unit;
+    cka.node.querySelector(".unit").textContent = cka.unit;
     if (!minus) return;
     ["a", "b"].forEach((side, k) => {
       clear(this.others[k]).append(...this.alike(side).map((number) => h("option", { value: number, text: page.study.checkpoints[number].id })));

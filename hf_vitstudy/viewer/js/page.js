@@ -79,9 +79,11 @@ class Page {
   }
 
   swap() {
-    const { a, b, sel } = this.state;
-    const turned = sel && { of: { aa: "bb", bb: "aa", ab: "ab" }[sel.of], i: sel.of === "ab" ? sel.j : sel.i, j: sel.of === "ab" ? sel.i : sel.j };
-    this.go({ a: b, b: a, sel: turned });
+    const { a, b, sel, minus } = this.state;
+    const turn = (pair) => (pair && sel.of === "ab" ? [...pair].reverse() : pair);
+    const of = sel && { aa: "bb", bb: "aa", ab: "ab" }[sel.of];
+    const [i, j] = sel ? turn([sel.i, sel.j]) : [];
+    this.go({ a: b, b: a, sel: sel && { of, ...(sel.depths ? { depths: turn(sel.depths) } : { i, j }) }, minus: minus && [minus[1], minus[0]] });
   }
 
   go(changes) {
@@ -165,11 +167,13 @@ class Page {
       this.say(`${what} copied`);
     } catch {
       const area = h("textarea", { class: "away", "aria-label": what });
+      const focused = document.activeElement;
       area.value = text;
       document.body.append(area);
       area.select();
       this.say(document.execCommand("copy") ? `${what} copied` : `${what} could not be copied: your browser does not allow it`);
       area.remove();
+      focused?.focus({ preventScroll: true });
     }
   }
 

@@ -1,6 +1,6 @@
 // Pictures of views, to take away: as they look now, with the names of both networks above.
 
-const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "stroke-opacity", "opacity", "font-size", "font-family", "font-weight", "text-anchor", "visibility", "image-rendering", "shape-rendering"];
+const LOOK = ["fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-linejoin", "stroke-linecap", "stroke-opacity", "opacity", "font-size", "font-family", "font-weight", "text-anchor", "visibility", "image-rendering", "shape-rendering", "paint-order"];
 
 // A drawing that needs nothing around it: every look as an attribute, no part that only catches the pointer.
 function standing(svg) {
@@ -27,19 +27,36 @@ function plain(node, property, value) {
   return `rgb(${found[1]})`;
 }
 
+// The heading: words beside each other where they fit into the width, else one below the other.
+const FONT = "system-ui, sans-serif";
+const GAP = 10;
+function heading(parts, size, width) {
+  const pen = document.createElement("canvas").getContext("2d");
+  const wide = (line) => line.reduce((sum, [text, , weight]) => {
+    pen.font = `${weight || 400} ${size}px ${FONT}`;
+    return sum + pen.measureText(text).width + GAP;
+  }, 16);
+  const lines = wide(parts) <= width ? [parts] : parts.map((part) => [part]);
+  return { lines: lines.map((line) => ({ line, size })), width: Math.max(...lines.map(wide)) };
+}
+
 function picture(page, card) {
-  const [width, height, head] = [card.svg.width.baseVal.value, card.svg.height.baseVal.value, 40];
+  const height = card.svg.height.baseVal.value;
   const look = getComputedStyle(page.root);
   const { explore, study } = page;
   const [paper, ink, ofA, ofB] = ["--paper", "--ink", "--a", "--b"].map((property) => look.getPropertyValue(property).trim());
-  const font = "system-ui, sans-serif";
   const copy = standing(card.svg);
+  const room = card.svg.width.baseVal.value;
+  const name = (side, sign, colour) => [`${sign} ${side.toUpperCase()}: ${explore.name(side)}`, colour];
+  const heads = [heading([[card.title, ink, 600], [card.unit, ink]], 13, room), heading([name("a", "●", ofA), name("b", "■", ofB)], 11, room)];
+  const lines = heads.flatMap((each) => each.lines);
+  const [width, head] = [Math.ceil(Math.max(room, ...heads.map((each) => each.width))), 8 + 16 * lines.length];
   copy.setAttribute("y", head);
-  const name = (side, sign, colour) => s("tspan", { fill: colour, text: `${sign} ${side.toUpperCase()}: ${explore.name(side)}   ` });
   return s("svg", { width, height: height + head, viewBox: `0 0 ${width} ${height + head}` },
     s("title", { text: `${card.title}: ${explore.name("a")} and ${explore.name("b")}` }), s("desc", { text: `hf_vitstudy ${study.version}. ${study.title}` }),
-    s("rect", { width, height: height + head, fill: paper }), s("text", { x: 8, y: 16, fill: ink, "font-size": 13, "font-family": font, text: `${card.title}, ${card.unit}` }),
-    s("text", { x: 8, y: 32, "font-size": 11, "font-family": font }, name("a", "●", ofA), name("b", "■", ofB)), copy);
+    s("rect", { width, height: height + head, fill: paper }),
+    lines.map(({ line, size }, k) => s("text", { x: 8, y: 16 * (k + 1), "font-size": size, "font-family": FONT },
+      line.map(([text, fill, weight], at) => s("tspan", { fill, "font-weight": weight || 400, dx: at ? GAP : 0, text })))), copy);
 }
 
 function download(page, blob, name) {

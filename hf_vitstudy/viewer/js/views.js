@@ -19,7 +19,12 @@ class View {
     card.svg = null;
     this.drawn = null;
     const trouble = explore.below.trouble(this.of);
-    if (trouble) { card.body.append(h("p", { class: "mute small none", text: trouble })); this.tell(""); return; }
+    if (trouble) {
+      const again = explore.below.files[this.of] === null ? h("button", { class: "link", text: "Try again", "aria-label": `Try again: ${card.title}`, on: { click: () => explore.below.come() } }) : null;
+      card.body.append(h("p", { class: "mute small none" }, trouble, " ", again));
+      this.tell("");
+      return;
+    }
     const sides = this.sides();
     if (sides.length) this.drawn = this.paint(sides) || true;
     else this.tell("");
