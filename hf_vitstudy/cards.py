@@ -27,6 +27,7 @@ LISTED_CLASSES = 20
 LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
 FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
 OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
+IDENTIFYING = ("model_type", "parameters", "config_sha256", "selected_step")  # of a network whose files are not known
 METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
     "accuracy": ("accuracy", True, "accuracy"),
     "top5_accuracy": ("top-5 accuracy", True, "top_5_accuracy"),
@@ -276,13 +277,26 @@ def _measured(record: dict[str, Any], measured: Measured | None) -> dict[str, An
 
 
 def _require_same_weights(record: dict[str, Any], about: dict[str, Any]) -> None:
-    mine, theirs = record.get("files") or {}, about.get("files") or {}
-    differing = sorted(name for name in set(mine) & set(theirs) if mine[name] != theirs[name])
-    if differing:
+    for what in _differences(record, about):
         raise StudyError(
-            f"the profile of {about['name']} is of other weights: {differing[0]} has another sha256 than in the record of the "
-            "training; measure the network that is published"
+            f"the profile of {about['name']} is of other weights: {what}; measure the network that is published"
         )
+
+
+def _differences(record: dict[str, Any], about: dict[str, Any]) -> Iterator[str]:
+    """Between the weights of a record and of a profile: by files, else by what a profile without them knows."""
+    mine, theirs = record.get("files") or {}, about.get("files") or {}
+    if theirs:
+        for name in (name for name in sorted(mine) if mine[name] != theirs.get(name)):
+            yield f"{name} has another sha256 than in the record of the training, or none"
+        return
+    if "untrained_seed" in about:
+        yield "its weights are initial ones"
+    known = about | (about.get("training") or {})
+    for name in IDENTIFYING:
+        told, recorded = known.get(name), record.get(name)
+        if None not in (told, recorded) and told != recorded:
+            yield f"{name} is {told!r}, and {recorded!r} in the record of the training"
 
 
 def _in_study(study: Mapping[str, Any], profile: Profile) -> dict[str, Any]:

@@ -181,11 +181,11 @@ def _shown(folder: Path, profiles: Path, study: Path | None, out: Path) -> dict[
 
 
 def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
-    """The profile that was measured of the weights in a folder."""
-    if len(found) == 1:
-        return found[0]  # whether it is of other weights, `add_to_model` looks
+    """The profile that was measured of the weights in a folder: each file of them is one of its files, by name and sha256."""
     weights = {path.name: digest(path)[0] for path in folder.glob("*.safetensors")}
     names = {place: load_profile(place).provenance["checkpoint"].get("files") or {} for place in found}
+    if len(found) == 1 and not names[found[0]]:
+        return found[0]  # of a checkpoint on the Hub; what else it tells, `add_to_model` compares
     of_it = [place for place, files in names.items() if weights and weights.items() <= files.items()]
     if not of_it:
         raise StudyError(f"no profile below {where} is of the weights in {folder}; measure that folder first")

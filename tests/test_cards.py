@@ -567,9 +567,37 @@ def test_what_was_measured_of_other_weights_or_for_another_study_is_refused():
         StudyError, match=r"profile of a-vit is of other weights: model.safetensors has another sha256 than"
     ):
         model_card(changed(files={"model.safetensors": "11" * 32}), measured=Measured(profile))
+    with pytest.raises(StudyError, match=r"b\.safetensors has another sha256 than .*, or none"):
+        model_card(changed(files=SCRATCH["files"] | {"b.safetensors": "11" * 32}), measured=Measured(profile))
     study["checkpoints"][1]["weights_sha256"] = "else"
     with pytest.raises(StudyError, match="no checkpoint with the weights and images of a-vit; it has other, a-vit"):
         model_card(SCRATCH, measured=Measured(profile, study))
+
+
+KNOWN = {"model_type": "vit", "parameters": 1_000_000, "config_sha256": "ef" * 32, "selected_step": 880}
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"model_type": "resnet"}, "model_type is 'resnet', and 'vit' in the record of the training"),
+        ({"parameters": 5}, "parameters is 5, and 1000000 in"),
+        ({"training": {"config_sha256": "other"}}, "config_sha256 is 'other'"),
+        ({"training": {"config_sha256": "ef" * 32, "selected_step": 440}}, "selected_step is 440"),
+        ({"untrained_seed": 0}, "its weights are initial ones"),
+    ],
+)
+def test_without_files_what_else_is_known_tells_weights_apart(about, told):
+    """As of a checkpoint that was measured on the Hub."""
+    profile = profile_of()
+    profile.provenance["checkpoint"]["files"] = {}
+    record = changed(**KNOWN)
+    for same in ({}, {"training": None}, {"training": {"config_sha256": "ef" * 32, "selected_step": 880}}):
+        profile.provenance["checkpoint"] |= same
+        assert "What is inside it" in model_card(record, measured=Measured(profile))
+    profile.provenance["checkpoint"] |= about
+    with pytest.raises(StudyError, match=f"the profile of a-vit is of other weights: {told}"):
+        model_card(record, measured=Measured(profile))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -187,6 +187,42 @@ def test_profiles_of_which_none_or_two_are_of_the_weights(checkpoint, own, tmp_p
     nothing(own.parent / "other", "--study is for the card of a checkpoint", study=study)
 
 
+def profile_with(folder: Path, **about) -> Path:
+    """A profile of a network about which this is told."""
+    made = synthetic_profile("vit", n=32, block=16)
+    made.provenance["checkpoint"] |= about
+    return made.save(folder)
+
+
+def test_one_profile_of_other_weights_is_refused_whatever_the_record_tells(checkpoint, tmp_path):
+    """The weights that go decide, not the record: it may lack their hashes, or be older than they are."""
+    weights, other = digest(checkpoint / "model.safetensors")[0], "0" * 64
+    records = {"none": {}, "stale": {"files": {"model.safetensors": other}}}
+    theirs = {
+        "other": {"model.safetensors": other},
+        "elsewhere": {"weights.safetensors": weights},
+    }
+    for number, (record, files) in enumerate((r, f) for r in records.values() for f in theirs.values()):
+        told = {key: value for key, value in SCRATCH.items() if key != "files"} | record
+        (checkpoint / "training.json").write_text(json.dumps(told))
+        place = profile_with(tmp_path / "profiles" / str(number), files=files)
+        nothing(checkpoint, "no profile below .* is of the weights in .*; measure that folder first", profiles=place)
+
+
+def test_every_file_of_the_weights_is_that_of_the_profile(checkpoint, own):
+    """A network in two files, of which the profile and the record know one."""
+    save_file({"more": np.arange(10.0)}, checkpoint / "more.safetensors")
+    nothing(checkpoint, "no profile below .* is of the weights in .*; measure that folder first", profiles=own)
+
+
+@pytest.mark.parametrize("revision", [None, "a" * 40])
+def test_a_profile_that_tells_no_files_is_shown(revision, checkpoint, own, tmp_path, monkeypatch):
+    """Of a checkpoint on the Hub, which was measured at a revision."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    place = profile_with(tmp_path / "from-the-hub", revision=revision, files={}, parameters=SCRATCH["parameters"])
+    assert "What is inside it" in released(checkpoint, profiles=place)[1]["README.md"].decode()
+
+
 def test_a_checkpoint_shows_a_profile(checkpoint, own, monkeypatch):
     monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
     folder = own

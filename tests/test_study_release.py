@@ -327,7 +327,8 @@ def trained(folder: Path, profile: Profile, **changes) -> Path:
 
     folder.mkdir()
     files_ = {"model.safetensors": profile.provenance["checkpoint"].get("files", {}).get("model.safetensors")}
-    (folder / "training.json").write_text(json.dumps(fine_tuned() | {"files": files_} | changes), encoding="utf-8")
+    known = {"files": files_, "parameters": profile.provenance["checkpoint"]["parameters"]}
+    (folder / "training.json").write_text(json.dumps(fine_tuned() | known | changes), encoding="utf-8")
     return folder
 
 
