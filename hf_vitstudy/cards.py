@@ -7,6 +7,7 @@ absolute path or a token is not repeated.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -38,6 +39,7 @@ METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
+MARK = re.compile(r"\n<!-- vitstudy card sha256:[0-9a-f]{64} -->\n\Z")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -64,7 +66,7 @@ def model_card(
     license: str | None = None,
     measured: Measured | None = None,
 ) -> str:
-    """The card (README.md) of a trained network: metadata and text.
+    """The card (README.md) of a trained network: metadata, text and a mark by which `is_generated` knows it.
 
     Args:
         record: ``training.json`` as ``recipes/finetune.py`` writes it; what it lacks, the card leaves out.
@@ -82,7 +84,26 @@ def model_card(
     title = one_line((name or "").split("/")[-1]) or _title(known)
     context = _context(known, name, license) | {"title": title, "measured": _measured(known, measured)}
     text = environment().get_template("model_card.md").render(context)
-    return f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}"
+    return _marked(f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}")
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card is to the letter as `model_card` wrote it, for whatever network and name."""
+    return card == _marked(without_mark(card))
+
+
+def without_mark(card: str) -> str:
+    return MARK.sub("", card)
+
+
+def shows_profile(card: str) -> bool:
+    """Whether a generated card has the figures and claims of a profile."""
+    return "\n## What is inside it\n" in card
+
+
+def _marked(text: str) -> str:
+    """The text, and at its end a comment with its sha256."""
+    return f"{text}\n<!-- vitstudy card sha256:{hashlib.sha256(text.encode()).hexdigest()} -->\n"
 
 
 # --------------------------------------------------------------------------------------------------------- metadata

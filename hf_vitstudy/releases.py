@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .cards import model_card
+from .cards import is_generated, model_card, shows_profile, without_mark
 from .errors import StudyError
 from .hub import BESIDE_MODEL, SHOWN_DOT, TOKEN, Release, check_manifests, check_name, is_shown, manifest_of
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
@@ -149,7 +149,7 @@ def _kind(folder: Path) -> str:
 
 
 def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-    """(path -> file to send, path -> why another is not sent): weights, configuration, card, and the profile beside them.
+    """(path -> file to send, what is left out -> why): weights, configuration, card, and the profile beside them.
 
     `card` are arguments of `add_to_model`.
     """
@@ -161,10 +161,13 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
     if RECORD in files:
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
-        own_card = README in files and not _is_made(folder)
+        missing = _kept_card(folder, card)
+        if missing is None:
+            card = card | {"license": card["license"] or _license(folder)}
         add_to_model(fresh, **card)
         made, _ = _files(fresh, deep=(BESIDE_MODEL, SHOWN_DOT))
-        files |= {name: path for name, path in made.items() if not (own_card and name == README)}
+        files |= {name: path for name, path in made.items() if missing is None or name != README}
+        left_out |= missing or {}
     elif "profile" in card:
         raise StudyError(f"{folder} has no {RECORD} to write a card from; push the profile alone, with --into-model")
     return files, left_out
@@ -195,13 +198,40 @@ def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
     return of_it[0]
 
 
-def _is_made(folder: Path) -> bool:
-    """Whether the card is as training wrote it; it then names its folder, and in a repository shall name that."""
+def _kept_card(folder: Path, card: Mapping[str, Any]) -> dict[str, str] | None:
+    """What the card in a folder, which stays, lacks of this push -> why; None where a new one takes its place."""
+    if not (folder / README).is_file():
+        return None
+    text = _card_text(folder)
+    if not _is_made(text, folder):
+        why = "the card is your own and stays as it is; without it the push writes one"
+        return {f"figures and claims on {README}": why} if "profile" in card else {}
+    if "profile" in card or not shows_profile(text):
+        return None
+    why = "it shows a profile; name that with --profiles to have it written anew"
+    return {} if f'("{card["name"]}")' in text else {f"the name {card['name']} on {README}": why}
+
+
+def _is_made(text: str, folder: Path) -> bool:
+    """Whether a card is as training or a push wrote it; what it names is then the place it was written for."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
         raise StudyError(f"{folder / RECORD} is not JSON ({error}); put it right or remove it") from error
-    return (folder / README).read_text(encoding="utf-8") == model_card(record)
+    return is_generated(text) or without_mark(text) == without_mark(model_card(record))
+
+
+def _card_text(folder: Path) -> str:
+    return (folder / README).read_text(encoding="utf-8", errors="replace")
+
+
+def _license(folder: Path) -> str | None:
+    """That of the generated card that is there, if any, which a new one keeps."""
+    from huggingface_hub import ModelCard
+
+    if not (folder / README).is_file():
+        return None
+    return ModelCard(_card_text(folder), ignore_metadata_errors=True).data.get("license")
 
 
 # ---------------------------------------------------------------------------------------------------------- studies

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 from synthetic import synthetic_profile
 from test_cards import SCRATCH
@@ -42,9 +43,9 @@ def profile(tmp_path_factory) -> Path:
     return synthetic_profile("vit", n=32, block=16).save(tmp_path_factory.mktemp("profiles") / "vit")
 
 
-def released(folder: Path, **options) -> tuple[Release, dict[str, bytes]]:
+def released(folder: Path, repo: str = REPO, **options) -> tuple[Release, dict[str, bytes]]:
     """The release, and its files read while they are there."""
-    with opened(folder, REPO, **options) as release:
+    with opened(folder, repo, **options) as release:
         files = {
             name: content if isinstance(content, bytes) else content.read_bytes()
             for name, content in release.files.items()
@@ -185,6 +186,75 @@ def test_profiles_of_which_none_or_two_are_of_the_weights(checkpoint, own, tmp_p
     study = tmp_path / "study"
     nothing(checkpoint, "--study is for the card of a checkpoint that is pushed with --profiles", study=study)
     nothing(own.parent / "other", "--study is for the card of a checkpoint", study=study)
+
+
+def pulled(files: dict[str, bytes], folder: Path) -> Path:
+    """The folder that a pull makes of a release."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_card_that_a_push_wrote_is_written_anew_by_the_next(checkpoint, own, tmp_path, monkeypatch):
+    """Elsewhere it names that place, it gets the figures of --profiles, and it keeps the licence."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, license="mit")[1], tmp_path / "back")
+    assert released(back)[1]["README.md"] == (back / "README.md").read_bytes(), "the same place, the same card"
+    windows = (back / "README.md").read_bytes().replace(b"\n", b"\r\n")
+    for content in ((back / "README.md").read_bytes(), windows):
+        (back / "README.md").write_bytes(content)
+        (back / "manifest.json").unlink(missing_ok=True)
+        release, files = released(back, "org/elsewhere", profiles=own)
+        card = files["README.md"].decode()
+        assert REPO not in card
+        assert 'from_pretrained("org/elsewhere")' in card
+        assert "What is inside it" in card
+        assert ModelCard(card).data.license == "mit"
+        assert release.left_out == {}
+    assert ModelCard(released(back, license="cc0-1.0")[1]["README.md"].decode()).data.license == "cc0-1.0"
+
+
+def test_a_card_with_figures_is_written_anew_only_with_their_profile(checkpoint, own, tmp_path, monkeypatch):
+    """What was judged is known to the first push alone; so the card stays, and what is then old in it is said."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, profiles=own)[1], tmp_path / "back")
+    release, files = released(back)
+    assert (release.left_out, files["README.md"]) == ({}, (back / "README.md").read_bytes())
+    release, files = released(back, "org/elsewhere")
+    assert files["README.md"] == (back / "README.md").read_bytes()
+    why = "it shows a profile; name that with --profiles to have it written anew"
+    assert release.left_out == {"the name org/elsewhere on README.md": why}
+    assert b"org/elsewhere" in released(back, "org/elsewhere", profiles=own)[1]["README.md"]
+
+
+@pytest.mark.parametrize("at", [0, 200, -100, -90, -1])
+def test_one_sign_makes_a_card_one_s_own(at, checkpoint, own, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint)[1], tmp_path / "back")
+    (back / "manifest.json").unlink()
+    text = (back / "README.md").read_text(encoding="utf-8")
+    changed = f"{text[:at]}x{text[at:]}"
+    (back / "README.md").write_text(changed, encoding="utf-8")
+    release, files = released(back, "org/elsewhere", profiles=own)
+    assert files["README.md"].decode() == changed
+    assert "vitstudy/digits/profile.json" in files
+    why = "the card is your own and stays as it is; without it the push writes one"
+    assert release.left_out == {"figures and claims on README.md": why}
+
+
+def test_a_card_of_training_from_before_cards_were_marked_is_written_anew(checkpoint):
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
+    card = model_card(SCRATCH).rpartition("\n<!-- vitstudy card sha256:")[0]
+    (checkpoint / "README.md").write_text(card, encoding="utf-8")
+    assert REPO in released(checkpoint)[1]["README.md"].decode()
+
+
+@pytest.mark.parametrize("content", [b"\xe9", b"---\n: :\n---\n# Mine", b""])
+def test_a_card_that_cannot_be_read_is_one_s_own(content, checkpoint):
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
+    (checkpoint / "README.md").write_bytes(content)
+    assert released(checkpoint)[1]["README.md"] == content
 
 
 def profile_with(folder: Path, **about) -> Path:
