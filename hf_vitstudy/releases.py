@@ -79,6 +79,8 @@ def opened(
     kind = _kind(folder)
     if into_model and kind != "profile":
         raise StudyError(f"{folder} is a {kind}; only a profile goes into a model's own repository")
+    if into_model and license:
+        raise StudyError("--license is for a card, and with --into-model none is written; leave it out")
     if profiles is not None and kind == "profile":
         raise StudyError("--profiles is of a study or a checkpoint; the folder given is a profile already")
     if study is not None and (kind != "checkpoint" or profiles is None):
@@ -170,6 +172,8 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
         left_out |= missing or {}
     elif "profile" in card:
         raise StudyError(f"{folder} has no {RECORD} to write a card from; push the profile alone, with --into-model")
+    elif card["license"]:
+        raise _no_card(folder, card["license"])
     return files, left_out
 
 
@@ -204,12 +208,27 @@ def _kept_card(folder: Path, card: Mapping[str, Any]) -> dict[str, str] | None:
         return None
     text = _card_text(folder)
     if not _is_made(text, folder):
+        if card["license"]:
+            raise _no_card(folder, card["license"])
         why = "the card is your own and stays as it is; without it the push writes one"
         return {f"figures and claims on {README}": why} if "profile" in card else {}
     if "profile" in card or not shows_profile(text):
         return None
+    if card["license"]:
+        raise StudyError(
+            f"{folder / README} shows a profile, and is written anew only with --profiles; give it too, or leave out --license"
+        )
     why = "it shows a profile; name that with --profiles to have it written anew"
     return {} if f'("{card["name"]}")' in text else {f"the name {card['name']} on {README}": why}
+
+
+def _no_card(folder: Path, license: str) -> StudyError:
+    own, unknown = (
+        f"{folder / README} is your own card and stays as it is",
+        f"{folder} has no {RECORD} to write a card from",
+    )
+    why = own if (folder / README).is_file() else unknown
+    return StudyError(f"{why}; write 'license: {license}' into the metadata of {README}, and leave out --license")
 
 
 def _is_made(text: str, folder: Path) -> bool:

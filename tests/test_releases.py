@@ -307,6 +307,22 @@ def test_a_checkpoint_shows_a_profile(checkpoint, own, monkeypatch):
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-classification"
 
 
+def test_a_license_that_no_card_could_tell_is_refused(checkpoint, profile, own, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, profiles=own)[1], tmp_path / "back")
+    nothing(back, "README.md shows a profile, and is written anew only with --profiles; give it too", license="mit")
+    (checkpoint / "README.md").write_text("# Mine")
+    write = "write 'license: mit' into the metadata of README.md, and leave out --license"
+    theirs = f"README.md is your own card and stays as it is; {write}"
+    nothing(checkpoint, theirs, license="mit")
+    nothing(checkpoint, theirs, license="mit", profiles=own)
+    (checkpoint / "training.json").unlink()
+    nothing(checkpoint, theirs, license="mit")
+    (checkpoint / "README.md").unlink()
+    nothing(checkpoint, f"has no training.json to write a card from; {write}", license="mit")
+    nothing(profile, "--license is for a card, and with --into-model none is written", license="mit", into_model=True)
+
+
 # ------------------------------------------------------------------------------------------------------- what does not
 
 
