@@ -22,7 +22,17 @@ from typing import Any
 
 from .cards import is_generated, model_card, shows_profile, without_mark
 from .errors import StudyError
-from .hub import BESIDE_MODEL, SHOWN_DOT, TOKEN, Release, check_manifests, check_name, is_shown, manifest_of
+from .hub import (
+    BESIDE_MODEL,
+    SHOWN_DOT,
+    TOKEN,
+    Release,
+    check_manifests,
+    check_name,
+    is_shown,
+    manifest_of,
+    parse_address,
+)
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
 from .study_release import add_to_model, release_folder, release_profile
@@ -178,13 +188,23 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
 
 
 def _shown(folder: Path, profiles: Path, study: Path | None, out: Path) -> dict[str, Any]:
-    """``profile`` of a checkpoint among those given, and the ``results`` of judging it, as `add_to_model` takes them."""
+    """``profile`` of a checkpoint among those given, and the ``results`` of judging it, as `add_to_model` takes them.
+
+    What lies on the Hub is called as there: its folder in the cache is called by a commit.
+    """
     if not (folder / RECORD).is_file():
         return {"profile": profiles}
     place = local_folder(profiles)
     chosen = _of_weights(folder, find_profiles(place), profiles)
     stored = study or (place if (place / RESULTS).is_file() else None)
-    return {"profile": chosen, "results": make_study(place, out / "judged") if stored is None else load_study(stored)}
+    results = make_study(place, out / "judged") if stored is None else load_study(stored)
+    if profiles.is_dir():
+        return {"profile": chosen, "results": results}
+    address = parse_address(profiles)
+    if stored is None and results["title"] == place.resolve().name:  # no study.json tells one
+        results = results | {"title": str(address)}
+    called = address.repo.split("/")[-1] if chosen == place and not address.folder else None
+    return {"profile": chosen, "results": results, "called": called}
 
 
 def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:

@@ -107,12 +107,13 @@ def add_to_model(
     *,
     name: str | None = None,
     license: str | None = None,
+    called: str | None = None,
 ) -> list[Path]:
     """Write into a trained network's folder what its repository on the Hub shows beside the weights.
 
     The card (README.md) from ``training.json``; ``.eval_results/`` where the test images are on the Hub; and of a profile
-    ``vitstudy/NAME/``, a copy under the name of its folder, and ``vitstudy/figures/``, with the claims that a study judged on
-    it. An older ``vitstudy/`` is replaced.
+    ``vitstudy/NAME/``, a copy `called` so, by default as its folder, and ``vitstudy/figures/``, with the claims that a study
+    judged on it. An older ``vitstudy/`` is replaced.
 
     Returns:
         The files and folders written.
@@ -126,7 +127,7 @@ def add_to_model(
     if profile is not None:
         loaded = load_profile(profile)
         shutil.rmtree(folder / BESIDE_MODEL, ignore_errors=True)
-        _copy_profile(profile, folder / BESIDE_MODEL / profile.resolve().name)
+        _copy_profile(profile, folder / BESIDE_MODEL / (called or profile.resolve().name))
         pictures = _draw([loaded], folder / BESIDE_MODEL / FIGURES)
         shown = {CAPTIONS[path.stem]: path.relative_to(folder).as_posix() for path in pictures}
         measured = Measured(loaded, results, shown)

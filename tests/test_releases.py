@@ -188,6 +188,32 @@ def test_profiles_of_which_none_or_two_are_of_the_weights(checkpoint, own, tmp_p
     nothing(own.parent / "other", "--study is for the card of a checkpoint", study=study)
 
 
+@pytest.mark.parametrize(
+    ("address", "fetched", "inside", "called"),
+    [
+        ("org/digits-profile@v1", "", "", "digits-profile"),
+        ("org/a-study/profiles/vit", "profiles/vit", "", "vit"),
+        ("datasets/org/a-study", "", "profiles/vit", "vit"),
+    ],
+)
+def test_a_profile_on_the_hub_is_called_as_there(
+    address, fetched, inside, called, checkpoint, own, tmp_path, monkeypatch
+):
+    """Its folder in the cache is called by a commit; a title that study.json tells stays."""
+    settings = Settings(tuple(choose_claims(JUDGED)), draws=100, permutations=2)
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: make_study(place, out, settings))
+    scope = tmp_path / "snapshots" / ("804e62" + "0" * 34) / fetched
+    shutil.copytree(own, scope / inside)
+    monkeypatch.setattr("hf_vitstudy.hub.fetch", lambda where, profiles: scope)
+    _, files = released(checkpoint, profiles=Path(address))
+    assert {name.split("/")[1] for name in files if name.startswith("vitstudy/")} == {called, "figures"}
+    card = files["README.md"].decode()
+    assert f"of a study ({address})" in card
+    assert "804e62" not in card
+    (scope / "study.json").write_text('{"title": "Told"}')
+    assert "of a study (Told)" in released(checkpoint, profiles=Path(address))[1]["README.md"].decode()
+
+
 def pulled(files: dict[str, bytes], folder: Path) -> Path:
     """The folder that a pull makes of a release."""
     for name, content in files.items():
