@@ -7,6 +7,7 @@ absolute path or a token is not repeated.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
@@ -27,6 +28,7 @@ LISTED_CLASSES = 20
 LIBRARIES = ("python", "hf_vitstudy", "torch", "torchvision", "transformers", "accelerate", "datasets")
 FAMILIES = {"vit": "vision-transformer", "deit": "vision-transformer"}  # other tags are the model type itself
 OWN = ("alternet", "local_vit")  # of `models.FAMILIES`, which transformers must be told of
+IDENTIFYING = ("model_type", "parameters", "config_sha256", "selected_step")  # of a network whose files are not known
 METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
     "accuracy": ("accuracy", True, "accuracy"),
     "top5_accuracy": ("top-5 accuracy", True, "top_5_accuracy"),
@@ -37,6 +39,7 @@ METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
 
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
+MARK = re.compile(r"\n<!-- vitstudy card sha256:[0-9a-f]{64} -->\n\Z")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -63,7 +66,7 @@ def model_card(
     license: str | None = None,
     measured: Measured | None = None,
 ) -> str:
-    """The card (README.md) of a trained network: metadata and text.
+    """The card (README.md) of a trained network: metadata, text and a mark by which `is_generated` knows it.
 
     Args:
         record: ``training.json`` as ``recipes/finetune.py`` writes it; what it lacks, the card leaves out.
@@ -81,7 +84,26 @@ def model_card(
     title = one_line((name or "").split("/")[-1]) or _title(known)
     context = _context(known, name, license) | {"title": title, "measured": _measured(known, measured)}
     text = environment().get_template("model_card.md").render(context)
-    return f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}"
+    return _marked(f"---\n{_metadata(known, title, license)}\n---\n\n{tidy(text)}")
+
+
+def is_generated(card: str) -> bool:
+    """Whether a card is to the letter as `model_card` wrote it, for whatever network and name."""
+    return card == _marked(without_mark(card))
+
+
+def without_mark(card: str) -> str:
+    return MARK.sub("", card)
+
+
+def shows_profile(card: str) -> bool:
+    """Whether a generated card has the figures and claims of a profile."""
+    return "\n## What is inside it\n" in card
+
+
+def _marked(text: str) -> str:
+    """The text, and at its end a comment with its sha256."""
+    return f"{text}\n<!-- vitstudy card sha256:{hashlib.sha256(text.encode()).hexdigest()} -->\n"
 
 
 # --------------------------------------------------------------------------------------------------------- metadata
@@ -276,13 +298,26 @@ def _measured(record: dict[str, Any], measured: Measured | None) -> dict[str, An
 
 
 def _require_same_weights(record: dict[str, Any], about: dict[str, Any]) -> None:
-    mine, theirs = record.get("files") or {}, about.get("files") or {}
-    differing = sorted(name for name in set(mine) & set(theirs) if mine[name] != theirs[name])
-    if differing:
+    for what in _differences(record, about):
         raise StudyError(
-            f"the profile of {about['name']} is of other weights: {differing[0]} has another sha256 than in the record of the "
-            "training; measure the network that is published"
+            f"the profile of {about['name']} is of other weights: {what}; measure the network that is published"
         )
+
+
+def _differences(record: dict[str, Any], about: dict[str, Any]) -> Iterator[str]:
+    """Between the weights of a record and of a profile: by files, else by what a profile without them knows."""
+    mine, theirs = record.get("files") or {}, about.get("files") or {}
+    if theirs:
+        for name in (name for name in sorted(mine) if mine[name] != theirs.get(name)):
+            yield f"{name} has another sha256 than in the record of the training, or none"
+        return
+    if "untrained_seed" in about:
+        yield "its weights are initial ones"
+    known = about | (about.get("training") or {})
+    for name in IDENTIFYING:
+        told, recorded = known.get(name), record.get(name)
+        if None not in (told, recorded) and told != recorded:
+            yield f"{name} is {told!r}, and {recorded!r} in the record of the training"
 
 
 def _in_study(study: Mapping[str, Any], profile: Profile) -> dict[str, Any]:

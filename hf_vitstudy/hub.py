@@ -24,7 +24,7 @@ from typing import Any
 from . import __version__
 from .errors import StudyError
 from .markdown import one_line
-from .profile import MANIFEST, written_whole
+from .profile import DESCRIPTION, MANIFEST, written_whole
 
 
 FORMAT = 1  # of the manifest of a release
@@ -74,7 +74,7 @@ class Release:
         kind: ``checkpoint``, ``profile``, ``study`` or ``Space``.
         type: of the repository, ``model``, ``dataset`` or ``space``.
         files: path in the repository -> file on disk, or its content.
-        left_out: path -> why a file of the folder is not sent.
+        left_out: path -> why a file of the folder is not sent; or what of this push is not on a card that stays, and why.
         into: folder of an existing repository; empty where the release is the repository.
         sdk: of a Space, ``static`` or ``gradio``.
         instead: what to do where the Hub asks for a paid account.
@@ -227,6 +227,7 @@ def push(
         head, empty = _prepare(api, release, repo, revision, private)
     after = f"; {repo} is there now with nothing of yours in it, and the same command fills it" if empty else ""
     with explained(f"push to {repo}", after="" if parent else after, paid=release.instead):
+        _require_same_weights(api, release, repo, head)
         there = _tree(api, repo, release.type, head)
         listed = _listed_there(api, release, repo, head, there)
         additions = _additions(release, _manifest_above(api, release, repo, head, there))
@@ -321,6 +322,38 @@ def _left_behind(
 
     deleted = [name for name in gone if as_pushed(name)]
     return [CommitOperationDelete(name, is_folder=False) for name in deleted], sorted(set(gone) - set(deleted))
+
+
+def _require_same_weights(api: Any, release: Release, repo: str, head: str) -> None:
+    """Raises where a profile goes beside weights of a model that it tells are others; it may tell nothing of them."""
+    from huggingface_hub.errors import RevisionNotFoundError
+
+    description = release.files.get(f"{release.into}/{DESCRIPTION}") if release.into else None
+    if description is None:
+        return
+    text = description if isinstance(description, bytes) else description.read_bytes()
+    about = json.loads(text)["provenance"].get("checkpoint") or {}
+    told = about.get("files") or {}
+    if not told and about.get("name") == repo and about.get("revision"):  # measured of this repository
+        with contextlib.suppress(RevisionNotFoundError):
+            told = _weights(api, repo, about["revision"])
+    there = _weights(api, repo, head) if told else {}
+    differing = sorted(name for name, digest in there.items() if digest != told.get(name))
+    if differing:
+        raise StudyError(
+            f"cannot put a profile beside {repo}: it is of other weights than {differing[0]} there; measure {repo}, and "
+            "push that profile"
+        )
+
+
+def _weights(api: Any, repo: str, commit: str) -> dict[str, str]:
+    """sha256 of each file of a model's weights, by name; the Hub lists it of those in LFS."""
+    tree = {name: file for name, file in _tree(api, repo, "model", commit).items() if "/" not in name}
+    return {
+        name: file.lfs.sha256 if file.lfs else file_sha256(Path(api.hf_hub_download(repo, name, revision=commit)))
+        for name, file in tree.items()
+        if name.endswith(".safetensors")
+    }
 
 
 def _manifest_above(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> dict[str, bytes]:

@@ -16,9 +16,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .cards import model_card
+from .cards import is_generated, model_card, shows_profile, without_mark
 from .errors import StudyError
-from .hub import BESIDE_MODEL, SHOWN_DOT, Release, check_manifests, check_name, is_shown, manifest_of
+from .hub import (
+    BESIDE_MODEL,
+    SHOWN_DOT,
+    Release,
+    check_manifests,
+    check_name,
+    is_shown,
+    manifest_of,
+    parse_address,
+)
 from .leaks import pieces, refuse_secrets
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
@@ -79,6 +88,8 @@ def opened(
     kind = _kind(folder)
     if into_model and kind != "profile":
         raise StudyError(f"{folder} is a {kind}; only a profile goes into a model's own repository")
+    if into_model and license:
+        raise StudyError("--license is for a card, and with --into-model none is written; leave it out")
     if profiles is not None and kind == "profile":
         raise StudyError("--profiles is of a study or a checkpoint; the folder given is a profile already")
     if study is not None and (kind != "checkpoint" or profiles is None):
@@ -162,7 +173,7 @@ def _kind(folder: Path) -> str:
 
 
 def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[str, Path | bytes], dict[str, str]]:
-    """(path -> file to send, path -> why another is not sent): weights, configuration, card, and the profile beside them.
+    """(path -> file to send, what is left out -> why): weights, configuration, card, and the profile beside them.
 
     `card` are arguments of `add_to_model`.
     """
@@ -175,32 +186,47 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
     if RECORD in files:
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
-        own_card = README in files and not _is_made(folder)
+        missing = _kept_card(folder, card)
+        if missing is None:
+            card = card | {"license": card["license"] or _license(folder)}
         add_to_model(fresh, **card)
         made, _ = _files(fresh, deep=(BESIDE_MODEL, SHOWN_DOT))
         made = _held(made)
-        files |= {name: path for name, path in made.items() if not (own_card and name == README)}
+        files |= {name: path for name, path in made.items() if missing is None or name != README}
+        left_out |= missing or {}
     elif "profile" in card:
         raise StudyError(f"{folder} has no {RECORD} to write a card from; push the profile alone, with --into-model")
+    elif card["license"]:
+        raise _no_card(folder, card["license"])
     return files, left_out
 
 
 def _shown(folder: Path, profiles: Path, study: Path | None, out: Path) -> dict[str, Any]:
-    """``profile`` of a checkpoint among those given, and the ``results`` of judging it, as `add_to_model` takes them."""
+    """``profile`` of a checkpoint among those given, and the ``results`` of judging it, as `add_to_model` takes them.
+
+    What lies on the Hub is called as there: its folder in the cache is called by a commit.
+    """
     if not (folder / RECORD).is_file():
         return {"profile": profiles}
     place = local_folder(profiles)
     chosen = _of_weights(folder, find_profiles(place), profiles)
     stored = study or (place if (place / RESULTS).is_file() else None)
-    return {"profile": chosen, "results": make_study(place, out / "judged") if stored is None else load_study(stored)}
+    results = make_study(place, out / "judged") if stored is None else load_study(stored)
+    if profiles.is_dir():
+        return {"profile": chosen, "results": results}
+    address = parse_address(profiles)
+    if stored is None and results["title"] == place.resolve().name:  # no study.json tells one
+        results = results | {"title": str(address)}
+    called = address.repo.split("/")[-1] if chosen == place and not address.folder else None
+    return {"profile": chosen, "results": results, "called": called}
 
 
 def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
-    """The profile that was measured of the weights in a folder."""
-    if len(found) == 1:
-        return found[0]  # whether it is of other weights, `add_to_model` looks
+    """The profile that was measured of the weights in a folder: each file of them is one of its files, by name and sha256."""
     weights = {path.name: digest(path)[0] for path in folder.glob("*.safetensors")}
     names = {place: load_profile(place).provenance["checkpoint"].get("files") or {} for place in found}
+    if len(found) == 1 and not names[found[0]]:
+        return found[0]  # of a checkpoint on the Hub; what else it tells, `add_to_model` compares
     of_it = [place for place, files in names.items() if weights and weights.items() <= files.items()]
     if not of_it:
         raise StudyError(f"no profile below {where} is of the weights in {folder}; measure that folder first")
@@ -210,13 +236,55 @@ def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
     return of_it[0]
 
 
-def _is_made(folder: Path) -> bool:
-    """Whether the card is as training wrote it; it then names its folder, and in a repository shall name that."""
+def _kept_card(folder: Path, card: Mapping[str, Any]) -> dict[str, str] | None:
+    """What the card in a folder, which stays, lacks of this push -> why; None where a new one takes its place."""
+    if not (folder / README).is_file():
+        return None
+    text = _card_text(folder)
+    if not _is_made(text, folder):
+        if card["license"]:
+            raise _no_card(folder, card["license"])
+        why = "the card is your own and stays as it is; without it the push writes one"
+        return {f"figures and claims on {README}": why} if "profile" in card else {}
+    if "profile" in card or not shows_profile(text):
+        return None
+    if card["license"]:
+        raise StudyError(
+            f"{folder / README} shows a profile, and is written anew only with --profiles; give it too, or leave out --license"
+        )
+    why = "it shows a profile; name that with --profiles to have it written anew"
+    return {} if f'("{card["name"]}")' in text else {f"the name {card['name']} on {README}": why}
+
+
+def _no_card(folder: Path, license: str) -> StudyError:
+    own, unknown = (
+        f"{folder / README} is your own card and stays as it is",
+        f"{folder} has no {RECORD} to write a card from",
+    )
+    why = own if (folder / README).is_file() else unknown
+    return StudyError(f"{why}; write 'license: {license}' into the metadata of {README}, and leave out --license")
+
+
+def _is_made(text: str, folder: Path) -> bool:
+    """Whether a card is as training or a push wrote it; what it names is then the place it was written for."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except ValueError as error:
         raise StudyError(f"{folder / RECORD} is not JSON ({error}); put it right or remove it") from error
-    return (folder / README).read_text(encoding="utf-8") == model_card(record)
+    return is_generated(text) or without_mark(text) == without_mark(model_card(record))
+
+
+def _card_text(folder: Path) -> str:
+    return (folder / README).read_text(encoding="utf-8", errors="replace")
+
+
+def _license(folder: Path) -> str | None:
+    """That of the generated card that is there, if any, which a new one keeps."""
+    from huggingface_hub import ModelCard
+
+    if not (folder / README).is_file():
+        return None
+    return ModelCard(_card_text(folder), ignore_metadata_errors=True).data.get("license")
 
 
 # ---------------------------------------------------------------------------------------------------------- studies

@@ -1,6 +1,6 @@
 """A study, or one profile, as the folder that is published as a dataset repository.
 
-    profiles/       the profiles, byte for byte, each below its path in the study
+    profiles/       the profiles, byte for byte, each under the key of its checkpoint in the result
     study.json      title and told facts, so that the profiles can be judged again
     tables/         measurements.parquet and verdicts.parquet, which `datasets.load_dataset` and the dataset viewer read
     figures/        PNG
@@ -13,8 +13,8 @@ pyarrow; only writing this folder does (`study_tables.write_table`).
 
 from __future__ import annotations
 
+import itertools
 import json
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +26,8 @@ from .comparison import compare
 from .dataset_cards import CAPTIONS, TABLES, Contents, profile_card, study_card
 from .errors import StudyError
 from .findings import write_findings
-from .hub import BESIDE_MODEL
+from .hub import BESIDE_MODEL, check_name, is_shown
+from .markdown import one_line
 from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge, written_whole
 from .profile import DESCRIPTION as ABOUT
 from .study import DESCRIPTION, RESULTS
@@ -56,15 +57,16 @@ def release_folder(
         license: identifier as the Hub has them, such as ``cc-by-4.0``.
 
     Raises:
-        StudyError: a profile is damaged, not of this study, or missing; `out` holds files; pyarrow is not installed.
+        StudyError: a profile is damaged, not of this study, or missing; the key of one could leave its folder; `out` holds
+            files; pyarrow is not installed.
     """
     members = _members(results, profiles)
-    root = _root(members, results)
+    names = _names(members, results)
 
     def write(folder: Path) -> None:
-        for each in (place for places in members.values() for place in places):
-            _copy_profile(each, folder / PROFILES / each.resolve().relative_to(root))
-        _write_json(folder / DESCRIPTION, _told(results))
+        for each, name in names.items():
+            _copy_profile(each, folder / PROFILES / name)
+        _write_json(folder / DESCRIPTION, _told(results, members, names))
         _write_json(folder / RESULTS, results)
         rows, left_out = _all_rows(members, results)
         write_table(rows, MEASUREMENTS, folder / TABLES["measurements"])
@@ -105,12 +107,13 @@ def add_to_model(
     *,
     name: str | None = None,
     license: str | None = None,
+    called: str | None = None,
 ) -> list[Path]:
     """Write into a trained network's folder what its repository on the Hub shows beside the weights.
 
     The card (README.md) from ``training.json``; ``.eval_results/`` where the test images are on the Hub; and of a profile
-    ``vitstudy/NAME/``, a copy under the name of its folder, and ``vitstudy/figures/``, with the claims that a study judged on
-    it. An older ``vitstudy/`` is replaced.
+    ``vitstudy/NAME/``, a copy `called` so, by default as its folder, and ``vitstudy/figures/``, with the claims that a study
+    judged on it. An older ``vitstudy/`` is replaced.
 
     Returns:
         The files and folders written.
@@ -124,7 +127,7 @@ def add_to_model(
     if profile is not None:
         loaded = load_profile(profile)
         shutil.rmtree(folder / BESIDE_MODEL, ignore_errors=True)
-        _copy_profile(profile, folder / BESIDE_MODEL / profile.resolve().name)
+        _copy_profile(profile, folder / BESIDE_MODEL / (called or profile.resolve().name))
         pictures = _draw([loaded], folder / BESIDE_MODEL / FIGURES)
         shown = {CAPTIONS[path.stem]: path.relative_to(folder).as_posix() for path in pictures}
         measured = Measured(loaded, results, shown)
@@ -151,6 +154,8 @@ def _members(results: Mapping[str, Any], profiles: Sequence[Path]) -> dict[Ident
         if key not in found:
             names = ", ".join(each["name"] for each in results["checkpoints"])
             raise StudyError(f"{place} is of {about.name}, which is not in the study; the study is of {names}")
+        if place.resolve() in map(Path.resolve, found[key]):
+            raise StudyError(f"{place} was given twice; give every profile once")
         found[key].append(place)
     missing = [each["key"] for each in results["checkpoints"] if not found[_identity(each)]]
     if missing:
@@ -164,25 +169,42 @@ def _identity(checkpoint: Mapping[str, Any]) -> Identity:
     return checkpoint["weights_sha256"], checkpoint["images"]["sha256"]
 
 
-def _root(members: Mapping[Identity, Sequence[Path]], results: Mapping[str, Any]) -> Path:
-    """The folder of the study: what is left of a profile's path when its key is taken away, else what all paths share."""
-    places = [place.resolve() for each in members.values() for place in each]
-    roots = set()
-    for checkpoint in results["checkpoints"]:
-        parts = Path(checkpoint["key"]).parts
-        ends = (
-            place for place in map(Path.resolve, members[_identity(checkpoint)]) if place.parts[-len(parts) :] == parts
+def _names(members: Mapping[Identity, Sequence[Path]], results: Mapping[str, Any]) -> dict[Path, str]:
+    """Folder -> path below ``profiles/``: the key of its checkpoint, by which facts are told; further profiles are numbered."""
+    places = [members[_identity(each)] for each in results["checkpoints"]]
+    keys = [_checked_key(each["key"], of[0]) for each, of in zip(results["checkpoints"], places, strict=True)]
+    found: dict[Path, str] = {}
+    for key, (first, *others) in zip(keys, places, strict=True):
+        if keys.count(key) > 1:
+            raise StudyError(
+                f"the study has two checkpoints called {key!r}; judge it again with `vitstudy study FOLDER`"
+            )
+        width = len(str(len(others) + len(keys) + 1))  # so that they are read in this order
+        free = (name for number in itertools.count(2) if (name := f"{key}-{number:0{width}}") not in keys)
+        found |= {first: key} | dict(zip(others, free, strict=False))
+    return found
+
+
+def _checked_key(key: Any, place: Path) -> str:
+    """The key of a checkpoint, if it is a path below a folder; the name of its profile where that is the study's own folder."""
+    name = place.resolve().name if key == "." else key
+    if not isinstance(name, str) or not is_shown(name) or {ARRAYS, ABOUT, MANIFEST} & set(name.split("/")):
+        raise StudyError(
+            f"refused a profile called {one_line(key)!r}; judge the study again with `vitstudy study FOLDER`"
         )
-        roots |= {place.parents[len(parts) - 1] for place in ends}
-    if len(roots) == 1 and all(place.is_relative_to(*roots) for place in places):
-        return roots.pop()
-    return Path(os.path.commonpath([place.parent for place in places]))
+    check_name(f"{PROFILES}/{name}")
+    return name
 
 
-def _told(results: Mapping[str, Any]) -> dict[str, Any]:
+def _told(
+    results: Mapping[str, Any], members: Mapping[Identity, Sequence[Path]], names: Mapping[Path, str]
+) -> dict[str, Any]:
     """study.json of the folder that is published."""
-    told = {f"{PROFILES}/{each['key']}": each["told"] for each in results["checkpoints"] if each.get("told")}
-    return {"title": results["title"], "profiles": told}
+    of = ((members[_identity(each)][0], each.get("told")) for each in results["checkpoints"])
+    return {
+        "title": results["title"],
+        "profiles": {f"{PROFILES}/{names[place]}": told for place, told in of if told},
+    }
 
 
 # ------------------------------------------------------------------------------------------------------- contents
@@ -255,8 +277,6 @@ def _record(folder: Path) -> dict[str, Any]:
 
 def _copy_profile(source: Path, target: Path) -> None:
     """The three files as they are: the manifest holds their hashes, so nothing may be changed in them."""
-    if (target / MANIFEST).exists():
-        raise StudyError(f"{source} was given twice; give every profile once")
     target.mkdir(parents=True, exist_ok=True)
     for name in (ARRAYS, ABOUT, MANIFEST):
         shutil.copyfile(source / name, target / name)

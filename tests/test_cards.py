@@ -1,6 +1,7 @@
 """Model cards: the record's numbers and no others, and nothing that a stranger wrote acts as markup."""
 
 import copy
+import hashlib
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import yaml
 from huggingface_hub import ModelCard
 from synthetic import synthetic_profile
 
-from hf_vitstudy.cards import LISTED_CLASSES, OWN, Measured, eval_results_file, model_card
+from hf_vitstudy.cards import LISTED_CLASSES, OWN, Measured, eval_results_file, is_generated, model_card, without_mark
 from hf_vitstudy.errors import StudyError
 
 
@@ -82,7 +83,8 @@ def fine_tuned(**changes) -> dict:
 
 
 def body(card: str) -> str:
-    return ModelCard(card, ignore_metadata_errors=False).text
+    """What a reader sees, without metadata and the mark of a model's card."""
+    return without_mark(ModelCard(card, ignore_metadata_errors=False).text)
 
 
 def row(card: str, part: str, metric: str) -> list[str]:
@@ -295,6 +297,24 @@ def test_a_record_may_lack_anything(missing):
         assert "model_name" not in card
 
 
+def test_a_card_is_known_by_its_mark():
+    """The last line is a comment with the sha256 of all before it."""
+    card = model_card(fine_tuned(), name="org/name")
+    before, mark = card.rstrip("\n").rsplit("\n", 1)
+    assert mark == f"<!-- vitstudy card sha256:{hashlib.sha256(before.encode()).hexdigest()} -->"
+    assert before.endswith("\n")
+    assert is_generated(card)
+    for other in (
+        "",
+        mark,
+        before,
+        card + "more",
+        card.replace("fine-tuned", "made"),
+        f"{before}\n{mark[:-10]} -->\n",
+    ):
+        assert not is_generated(other)
+
+
 def test_equal_records_give_equal_cards():
     assert model_card(fine_tuned()) == model_card(json.loads(json.dumps(fine_tuned())))
     record = fine_tuned()
@@ -346,7 +366,7 @@ HOSTILE = [
 
 @pytest.mark.parametrize("text", HOSTILE)
 def test_hostile_classes_stay_text(text):
-    plain, card = model_card(SCRATCH, classes=["cat", "dog"]), model_card(SCRATCH, classes=["cat", text])
+    plain, card = (without_mark(model_card(SCRATCH, classes=["cat", second])) for second in ("dog", text))
     before, after = plain.splitlines(), card.splitlines()
     assert len(before) == len(after)
     (line,) = [new for old, new in zip(before, after, strict=True) if old != new]
@@ -567,9 +587,37 @@ def test_what_was_measured_of_other_weights_or_for_another_study_is_refused():
         StudyError, match=r"profile of a-vit is of other weights: model.safetensors has another sha256 than"
     ):
         model_card(changed(files={"model.safetensors": "11" * 32}), measured=Measured(profile))
+    with pytest.raises(StudyError, match=r"b\.safetensors has another sha256 than .*, or none"):
+        model_card(changed(files=SCRATCH["files"] | {"b.safetensors": "11" * 32}), measured=Measured(profile))
     study["checkpoints"][1]["weights_sha256"] = "else"
     with pytest.raises(StudyError, match="no checkpoint with the weights and images of a-vit; it has other, a-vit"):
         model_card(SCRATCH, measured=Measured(profile, study))
+
+
+KNOWN = {"model_type": "vit", "parameters": 1_000_000, "config_sha256": "ef" * 32, "selected_step": 880}
+
+
+@pytest.mark.parametrize(
+    ("about", "told"),
+    [
+        ({"model_type": "resnet"}, "model_type is 'resnet', and 'vit' in the record of the training"),
+        ({"parameters": 5}, "parameters is 5, and 1000000 in"),
+        ({"training": {"config_sha256": "other"}}, "config_sha256 is 'other'"),
+        ({"training": {"config_sha256": "ef" * 32, "selected_step": 440}}, "selected_step is 440"),
+        ({"untrained_seed": 0}, "its weights are initial ones"),
+    ],
+)
+def test_without_files_what_else_is_known_tells_weights_apart(about, told):
+    """As of a checkpoint that was measured on the Hub."""
+    profile = profile_of()
+    profile.provenance["checkpoint"]["files"] = {}
+    record = changed(**KNOWN)
+    for same in ({}, {"training": None}, {"training": {"config_sha256": "ef" * 32, "selected_step": 880}}):
+        profile.provenance["checkpoint"] |= same
+        assert "What is inside it" in model_card(record, measured=Measured(profile))
+    profile.provenance["checkpoint"] |= about
+    with pytest.raises(StudyError, match=f"the profile of a-vit is of other weights: {told}"):
+        model_card(record, measured=Measured(profile))
 
 
 @pytest.mark.parametrize("text", HOSTILE)

@@ -42,6 +42,7 @@ from hub_fixtures import (  # noqa: F401
 )
 from hub_server import TOKEN, Blob, Fault, Hub
 from safetensors.numpy import save_file
+from synthetic import synthetic_profile
 
 from hf_vitstudy import hub
 from hf_vitstudy.errors import StudyError
@@ -198,6 +199,47 @@ def test_a_profile_beside_its_model(vitstudy, server, checkpoint, profiles, name
     assert not [line for line in server.requests if "model.safetensors" in line], "weights are not fetched to compare"
     well(vitstudy("push", write_checkpoint(checkpoint.with_name("next"), seed=5), name))
     assert "vitstudy/vit/profile.json" in server.repo("model", name).files()
+
+
+def profile_with(folder: Path, **about) -> Path:
+    made = synthetic_profile("vit", n=32, block=16)
+    made.provenance["checkpoint"] |= about
+    return made.save(folder)
+
+
+def test_beside_a_model_goes_no_profile_of_other_weights(vitstudy, server, checkpoint, name, tmp_path):
+    """Whether the Hub keeps the weights as LFS or as a plain file; of a network in two files it is both."""
+    weights = {"model.safetensors": hub.file_sha256(checkpoint / "model.safetensors")}
+    mine = profile_with(tmp_path / "mine", files=weights)
+    other = profile_with(tmp_path / "other", files={"model.safetensors": "0" * 64})
+    well(vitstudy("push", checkpoint, name))
+    repo = server.repo("model", name)
+    before = repo.head.oid
+    told = f"cannot put a profile beside {name}: it is of other weights than model.safetensors there"
+    ends(vitstudy("push", other, name, "--into-model"), told, "measure")
+    assert repo.head.oid == before
+    well(vitstudy("push", mine, name, "--into-model"))
+    repo.put(**{"model.safetensors": (checkpoint / "model.safetensors").read_bytes()})
+    assert not repo.head.files["model.safetensors"].lfs
+    well(vitstudy("push", mine, name, "--into-model", "--message", "again"))
+    ends(vitstudy("push", other, name, "--into-model"), told)
+    repo.put(**{"part.safetensors": b"more"})
+    ends(vitstudy("push", mine, name, "--into-model"), "other weights than part.safetensors there")
+
+
+def test_a_profile_that_was_measured_on_the_hub_is_of_the_weights_at_its_commit(
+    vitstudy, server, checkpoint, name, tmp_path
+):
+    """It tells no files; of another repository, or a commit that is gone, nothing is known, and it goes."""
+    well(vitstudy("push", checkpoint, name))
+    old = server.repo("model", name).head.oid
+    profile = profile_with(tmp_path / "profile", name=name, revision=old, files={})
+    well(vitstudy("push", profile, name, "--into-model"))
+    well(vitstudy("push", write_checkpoint(tmp_path / "next", seed=5), name))
+    ends(vitstudy("push", profile, name, "--into-model"), "other weights than model.safetensors there")
+    for about in ({"name": "org/else"}, {"revision": "b" * 40}, {"revision": None}):
+        told = {"name": name, "revision": old, "files": {}} | about
+        well(vitstudy("push", profile_with(tmp_path / "profile", **told), name, "--into-model"))
 
 
 def test_many_files_over_many_pages_and_another_host(vitstudy, server, checkpoint, name, tmp_path, monkeypatch):

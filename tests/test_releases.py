@@ -13,6 +13,7 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 import pytest
 import yaml
+from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 from synthetic import synthetic_profile
 from test_cards import SCRATCH
@@ -44,9 +45,9 @@ def profile(tmp_path_factory) -> Path:
     return synthetic_profile("vit", n=32, block=16).save(tmp_path_factory.mktemp("profiles") / "vit")
 
 
-def released(folder: Path, **options) -> tuple[Release, dict[str, bytes]]:
+def released(folder: Path, repo: str = REPO, **options) -> tuple[Release, dict[str, bytes]]:
     """The release, and its files read while they are there."""
-    with opened(folder, REPO, **options) as release:
+    with opened(folder, repo, **options) as release:
         files = {
             name: content if isinstance(content, bytes) else content.read_bytes()
             for name, content in release.files.items()
@@ -204,6 +205,137 @@ def test_profiles_of_which_none_or_two_are_of_the_weights(checkpoint, own, tmp_p
     nothing(own.parent / "other", "--study is for the card of a checkpoint", study=study)
 
 
+@pytest.mark.parametrize(
+    ("address", "fetched", "inside", "called"),
+    [
+        ("org/digits-profile@v1", "", "", "digits-profile"),
+        ("org/a-study/profiles/vit", "profiles/vit", "", "vit"),
+        ("datasets/org/a-study", "", "profiles/vit", "vit"),
+    ],
+)
+def test_a_profile_on_the_hub_is_called_as_there(
+    address, fetched, inside, called, checkpoint, own, tmp_path, monkeypatch
+):
+    """Its folder in the cache is called by a commit; a title that study.json tells stays."""
+    settings = Settings(tuple(choose_claims(JUDGED)), draws=100, permutations=2)
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: make_study(place, out, settings))
+    scope = tmp_path / "snapshots" / ("804e62" + "0" * 34) / fetched
+    shutil.copytree(own, scope / inside)
+    monkeypatch.setattr("hf_vitstudy.hub.fetch", lambda where, profiles: scope)
+    _, files = released(checkpoint, profiles=Path(address))
+    assert {name.split("/")[1] for name in files if name.startswith("vitstudy/")} == {called, "figures"}
+    card = files["README.md"].decode()
+    assert f"of a study ({address})" in card
+    assert "804e62" not in card
+    (scope / "study.json").write_text('{"title": "Told"}')
+    assert "of a study (Told)" in released(checkpoint, profiles=Path(address))[1]["README.md"].decode()
+
+
+def pulled(files: dict[str, bytes], folder: Path) -> Path:
+    """The folder that a pull makes of a release."""
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_a_card_that_a_push_wrote_is_written_anew_by_the_next(checkpoint, own, tmp_path, monkeypatch):
+    """Elsewhere it names that place, it gets the figures of --profiles, and it keeps the licence."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, license="mit")[1], tmp_path / "back")
+    assert released(back)[1]["README.md"] == (back / "README.md").read_bytes(), "the same place, the same card"
+    windows = (back / "README.md").read_bytes().replace(b"\n", b"\r\n")
+    for content in ((back / "README.md").read_bytes(), windows):
+        (back / "README.md").write_bytes(content)
+        (back / "manifest.json").unlink(missing_ok=True)
+        release, files = released(back, "org/elsewhere", profiles=own)
+        card = files["README.md"].decode()
+        assert REPO not in card
+        assert 'from_pretrained("org/elsewhere")' in card
+        assert "What is inside it" in card
+        assert ModelCard(card).data.license == "mit"
+        assert release.left_out == {}
+    assert ModelCard(released(back, license="cc0-1.0")[1]["README.md"].decode()).data.license == "cc0-1.0"
+
+
+def test_a_card_with_figures_is_written_anew_only_with_their_profile(checkpoint, own, tmp_path, monkeypatch):
+    """What was judged is known to the first push alone; so the card stays, and what is then old in it is said."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, profiles=own)[1], tmp_path / "back")
+    release, files = released(back)
+    assert (release.left_out, files["README.md"]) == ({}, (back / "README.md").read_bytes())
+    release, files = released(back, "org/elsewhere")
+    assert files["README.md"] == (back / "README.md").read_bytes()
+    why = "it shows a profile; name that with --profiles to have it written anew"
+    assert release.left_out == {"the name org/elsewhere on README.md": why}
+    assert b"org/elsewhere" in released(back, "org/elsewhere", profiles=own)[1]["README.md"]
+
+
+@pytest.mark.parametrize("at", [0, 200, -100, -90, -1])
+def test_one_sign_makes_a_card_one_s_own(at, checkpoint, own, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint)[1], tmp_path / "back")
+    (back / "manifest.json").unlink()
+    text = (back / "README.md").read_text(encoding="utf-8")
+    changed = f"{text[:at]}x{text[at:]}"
+    (back / "README.md").write_text(changed, encoding="utf-8")
+    release, files = released(back, "org/elsewhere", profiles=own)
+    assert files["README.md"].decode() == changed
+    assert "vitstudy/digits/profile.json" in files
+    why = "the card is your own and stays as it is; without it the push writes one"
+    assert release.left_out == {"figures and claims on README.md": why}
+
+
+def test_a_card_of_training_from_before_cards_were_marked_is_written_anew(checkpoint):
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
+    card = model_card(SCRATCH).rpartition("\n<!-- vitstudy card sha256:")[0]
+    (checkpoint / "README.md").write_text(card, encoding="utf-8")
+    assert REPO in released(checkpoint)[1]["README.md"].decode()
+
+
+@pytest.mark.parametrize("content", [b"\xe9", b"---\n: :\n---\n# Mine", b""])
+def test_a_card_that_cannot_be_read_is_one_s_own(content, checkpoint):
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
+    (checkpoint / "README.md").write_bytes(content)
+    assert released(checkpoint)[1]["README.md"] == content
+
+
+def profile_with(folder: Path, **about) -> Path:
+    """A profile of a network about which this is told."""
+    made = synthetic_profile("vit", n=32, block=16)
+    made.provenance["checkpoint"] |= about
+    return made.save(folder)
+
+
+def test_one_profile_of_other_weights_is_refused_whatever_the_record_tells(checkpoint, tmp_path):
+    """The weights that go decide, not the record: it may lack their hashes, or be older than they are."""
+    weights, other = digest(checkpoint / "model.safetensors")[0], "0" * 64
+    records = {"none": {}, "stale": {"files": {"model.safetensors": other}}}
+    theirs = {
+        "other": {"model.safetensors": other},
+        "elsewhere": {"weights.safetensors": weights},
+    }
+    for number, (record, files) in enumerate((r, f) for r in records.values() for f in theirs.values()):
+        told = {key: value for key, value in SCRATCH.items() if key != "files"} | record
+        (checkpoint / "training.json").write_text(json.dumps(told))
+        place = profile_with(tmp_path / "profiles" / str(number), files=files)
+        nothing(checkpoint, "no profile below .* is of the weights in .*; measure that folder first", profiles=place)
+
+
+def test_every_file_of_the_weights_is_that_of_the_profile(checkpoint, own):
+    """A network in two files, of which the profile and the record know one."""
+    save_file({"more": np.arange(10.0)}, checkpoint / "more.safetensors")
+    nothing(checkpoint, "no profile below .* is of the weights in .*; measure that folder first", profiles=own)
+
+
+@pytest.mark.parametrize("revision", [None, "a" * 40])
+def test_a_profile_that_tells_no_files_is_shown(revision, checkpoint, own, tmp_path, monkeypatch):
+    """Of a checkpoint on the Hub, which was measured at a revision."""
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    place = profile_with(tmp_path / "from-the-hub", revision=revision, files={}, parameters=SCRATCH["parameters"])
+    assert "What is inside it" in released(checkpoint, profiles=place)[1]["README.md"].decode()
+
+
 def test_a_checkpoint_shows_a_profile(checkpoint, own, monkeypatch):
     monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
     folder = own
@@ -216,6 +348,22 @@ def test_a_checkpoint_shows_a_profile(checkpoint, own, monkeypatch):
     assert set(listed) == set(files) - {"manifest.json"}
     assert not (checkpoint / "vitstudy").exists()
     assert yaml.safe_load(card.split("---")[1])["pipeline_tag"] == "image-classification"
+
+
+def test_a_license_that_no_card_could_tell_is_refused(checkpoint, profile, own, tmp_path, monkeypatch):
+    monkeypatch.setattr("hf_vitstudy.releases.make_study", lambda place, out: None)
+    back = pulled(released(checkpoint, profiles=own)[1], tmp_path / "back")
+    nothing(back, "README.md shows a profile, and is written anew only with --profiles; give it too", license="mit")
+    (checkpoint / "README.md").write_text("# Mine")
+    write = "write 'license: mit' into the metadata of README.md, and leave out --license"
+    theirs = f"README.md is your own card and stays as it is; {write}"
+    nothing(checkpoint, theirs, license="mit")
+    nothing(checkpoint, theirs, license="mit", profiles=own)
+    (checkpoint / "training.json").unlink()
+    nothing(checkpoint, theirs, license="mit")
+    (checkpoint / "README.md").unlink()
+    nothing(checkpoint, f"has no training.json to write a card from; {write}", license="mit")
+    nothing(profile, "--license is for a card, and with --into-model none is written", license="mit", into_model=True)
 
 
 # ------------------------------------------------------------------------------------------------------- what does not

@@ -74,10 +74,13 @@ def files(folder: Path) -> dict[str, bytes]:
 # ----------------------------------------------------------------------------------------------------------- folder
 
 
-def test_profiles_are_there_byte_for_byte_under_their_paths(released, profiles):
+def test_profiles_are_there_byte_for_byte_under_the_keys_of_their_checkpoints(released, profiles):
+    """A second profile of one checkpoint is numbered."""
     before = {name: content for name, content in files(profiles).items() if name != "study.json"}
     assert len(before) == 12
-    assert files(released / "profiles") == before
+    assert files(released / "profiles") == {
+        name.replace("vit/recipe 0", "vit/more-2"): content for name, content in before.items()
+    }
     assert load_profile(released / "profiles" / "vit" / "recipe 1").name == "vit-1-0"
 
 
@@ -120,11 +123,60 @@ def test_a_part_of_a_study_keeps_its_paths(profiles, tmp_path):
     }
 
 
-def test_profiles_that_were_moved_lie_below_what_their_paths_share(results, profiles, tmp_path):
-    for number, place in enumerate(find_profiles(profiles)):
+def test_profiles_that_were_moved_are_judged_again_as_before(results, profiles, tmp_path):
+    """Renamed, in another order, and with a study that tells a fact about one of them."""
+    for number, place in enumerate(reversed(find_profiles(profiles))):
         shutil.copytree(place, tmp_path / "moved" / f"{number}")
     out = release_folder(results, find_profiles(tmp_path / "moved"), tmp_path / "repo")
-    assert sorted(path.name for path in (out / "profiles").iterdir()) == ["0", "1", "2", "3"]
+    again = make_study(out, tmp_path / "again", replace(QUICK, claims=CLAIMS))
+    assert [each["key"] for each in again["checkpoints"]] == [
+        f"profiles/{each['key']}" for each in results["checkpoints"]
+    ]
+    assert [each["told"] for each in again["checkpoints"]] == [each["told"] for each in results["checkpoints"]]
+    assert again["judgements"] == results["judgements"]
+
+
+def test_many_profiles_of_one_checkpoint_keep_their_order_and_take_no_other_s_name(tmp_path):
+    """Of two with the same measurement the last counts."""
+    whole = checkpoint("vit", 0)
+    for number in range(11):
+        data = whole.data[["variance"]] + number
+        Profile(data, whole.provenance).save(tmp_path / "in" / ("a" if number == 0 else f"b{number:02d}"))
+    checkpoint("resnet", 0).save(tmp_path / "in" / "a-05")
+    found = make_study(tmp_path / "in", tmp_path / "out", replace(QUICK, claims=()))
+    out = release_folder(found, find_profiles(tmp_path / "in"), tmp_path / "repo")
+    names = [path.name for path in find_profiles(out)]
+    assert names == ["a", "a-02", "a-03", "a-04", "a-05", *(f"a-{number:02d}" for number in range(6, 13))]
+    assert load_profile(out / "profiles" / "a-05").name.startswith("resnet")
+    sent = [load_profile(out / "profiles" / name).data["variance"].values[0, 0] for name in names if name != "a-05"]
+    assert np.allclose(np.diff(sent), 1)
+
+
+def test_a_profile_that_is_the_study_s_folder_itself_is_called_as_that(tmp_path):
+    place = checkpoint("vit", 0).save(tmp_path / "alone")
+    found = make_study(place, tmp_path / "out", replace(QUICK, claims=()))
+    assert [each["key"] for each in found["checkpoints"]] == ["."]
+    out = release_folder(found, find_profiles(place), tmp_path / "repo")
+    assert find_profiles(out) == [out / "profiles" / "alone"]
+
+
+@pytest.mark.parametrize(
+    "key",
+    ["../../x", "/tmp/x", "a/../../../x", "", "..", "a\\b", ".hidden/x", "a\nb", "x/", None, [], "a/profile.json/b"],
+)
+def test_a_key_that_leads_out_of_the_folder_is_refused(key, results, profiles, tmp_path):
+    first, *others = results["checkpoints"]
+    hostile = results | {"checkpoints": [first | {"key": key}, *others]}
+    with pytest.raises(StudyError, match=r"refused a (file|profile) called "):
+        release_folder(hostile, find_profiles(profiles), tmp_path / "in" / "out")
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+def test_two_checkpoints_of_one_key_are_refused(results, profiles, tmp_path):
+    first, second, *others = results["checkpoints"]
+    hostile = results | {"checkpoints": [first, second | {"key": first["key"]}, *others]}
+    with pytest.raises(StudyError, match="the study has two checkpoints called 'resnet/recipe 0'; judge it again"):
+        release_folder(hostile, find_profiles(profiles), tmp_path / "out")
 
 
 def test_one_profile_is_a_repository_too(tmp_path):
@@ -327,7 +379,8 @@ def trained(folder: Path, profile: Profile, **changes) -> Path:
 
     folder.mkdir()
     files_ = {"model.safetensors": profile.provenance["checkpoint"].get("files", {}).get("model.safetensors")}
-    (folder / "training.json").write_text(json.dumps(fine_tuned() | {"files": files_} | changes), encoding="utf-8")
+    known = {"files": files_, "parameters": profile.provenance["checkpoint"]["parameters"]}
+    (folder / "training.json").write_text(json.dumps(fine_tuned() | known | changes), encoding="utf-8")
     return folder
 
 
