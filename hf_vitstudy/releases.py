@@ -7,9 +7,9 @@ of this package. A file that holds a token, the path of somebody's home or the n
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
-import json
 import platform
 import re
 import shutil
@@ -17,15 +17,17 @@ import socket
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from .cards import model_card
 from .errors import StudyError
 from .hub import BESIDE_MODEL, SHOWN_DOT, TOKEN, Release, check_manifests, check_name, is_shown, manifest_of
+from .markdown import one_line
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
-from .study_release import add_to_model, release_folder, release_profile
+from .study_release import add_to_model, read_record, release_folder, release_profile
 
 
 README, RECORD = "README.md", "training.json"
@@ -50,7 +52,33 @@ OVERLAP = 256  # bytes in which a token across two pieces is found
 SHORTEST_HOST = 6  # letters of the name of a machine that is looked for
 EVERYWHERE = {"localhost", "localdomain"}  # names that tell nothing
 
+P = ParamSpec("P")
 
+
+def _in_one_line(
+    open_release: Callable[Concatenate[Path, P], AbstractContextManager[Release]],
+) -> Callable[Concatenate[Path, P], AbstractContextManager[Release]]:
+    """The same, but what no check foresaw in the files of a folder becomes a line that names it, until the release is open."""
+
+    @contextlib.contextmanager
+    @functools.wraps(open_release)
+    def opened(folder: Path, /, *rest: P.args, **options: P.kwargs) -> Iterator[Release]:
+        with contextlib.ExitStack() as open_until_sent:
+            try:
+                release = open_until_sent.enter_context(open_release(folder, *rest, **options))
+            except StudyError:
+                raise
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise StudyError(
+                    f"cannot make a release of {folder} ({type(error).__name__}: {one_line(error)}); one of its files is not "
+                    "as this version writes it, make it again"
+                ) from error
+            yield release
+
+    return opened
+
+
+@_in_one_line
 @contextlib.contextmanager
 def opened(
     folder: Path,
@@ -159,9 +187,10 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
         other = f", only {next(iter(left_out))}" if left_out else ""
         raise StudyError(f"{folder} has no weights as safetensors{other}; write them with save_pretrained")
     if RECORD in files:
+        record = read_record(folder)
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
-        own_card = README in files and not _is_made(folder)
+        own_card = README in files and not _is_made(folder, record)
         add_to_model(fresh, **card)
         made, _ = _files(fresh, deep=(BESIDE_MODEL, SHOWN_DOT))
         files |= {name: path for name, path in made.items() if not (own_card and name == README)}
@@ -195,13 +224,12 @@ def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
     return of_it[0]
 
 
-def _is_made(folder: Path) -> bool:
+def _is_made(folder: Path, record: Mapping[str, Any]) -> bool:
     """Whether the card is as training wrote it; it then names its folder, and in a repository shall name that."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{folder / RECORD} is not JSON ({error}); put it right or remove it") from error
-    return (folder / README).read_text(encoding="utf-8") == model_card(record)
+        return (folder / README).read_text(encoding="utf-8") == model_card(record)
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{folder / README} is not UTF-8 ({error}); save it as UTF-8, or remove it") from error
 
 
 # ---------------------------------------------------------------------------------------------------------- studies
