@@ -16,7 +16,7 @@ import shutil
 import socket
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
@@ -128,6 +128,7 @@ def opened(
         into = f"{BESIDE_MODEL}/{folder.resolve().name}" if into_model else ""
         kept = _checked(files)
         placed = {check_name(f"{into}/{name}" if into else name): content for name, content in kept.items()}
+        _refuse_unnamed(placed)
         yield Release(kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into)
 
 
@@ -156,6 +157,16 @@ def _checked(files: Mapping[str, Path | bytes]) -> Mapping[str, Path | bytes]:
     for name, content in files.items():
         _refuse_secrets(check_name(name), content)
     return files
+
+
+def _refuse_unnamed(names: Iterable[str]) -> None:
+    """Raises where a profile would lie in a folder that no ``org/name/folder@revision`` could name."""
+    for folder in (name.rpartition("/")[0] for name in names if name.endswith(f"/{DESCRIPTION}")):
+        if "@" in folder:
+            raise StudyError(
+                f"no address could name the profile in {folder}, since what follows an @ is a revision; give its folder "
+                "another name"
+            )
 
 
 def _kind(folder: Path) -> str:

@@ -368,6 +368,23 @@ def test_a_name_that_other_systems_cannot_hold_stops_the_push(name, checkpoint):
     nothing(checkpoint, "refused a file called ")
 
 
+def test_a_profile_that_no_address_could_name_stops_the_push(checkpoint, own, judged, tmp_path):
+    """What follows an @ is a revision: org/name/profiles/100% @home would be a branch called home."""
+    shutil.copytree(own.parent, tmp_path / "named")
+    (tmp_path / "named" / "digits").rename(tmp_path / "named" / "100% @home")
+    told = (
+        "no address could name the profile in {}, since what follows an @ is a revision; give its folder another name"
+    )
+    nothing(tmp_path / "study", told.format("profiles/100% @home"), profiles=tmp_path / "named")
+    at = tmp_path / "named" / "100% @home"
+    nothing(checkpoint, told.format("vitstudy/100% @home"), profiles=at)
+    nothing(at, told.format("vitstudy/100% @home"), into_model=True)
+    _, files = released(at)
+    assert "profile.json" in files, "alone in its repository it needs no name"
+    (checkpoint / "a@b.json").write_text("{}")
+    assert "a@b.json" in released(checkpoint)[1], "nor does a file that is no profile"
+
+
 HOSTS = {
     "gpu-node-17": ["trained on gpu-node-17", '{"host": "GPU-NODE-17"}', "gpu-node-17.cluster.example.org"],
     "titan.example.org": ["somebody@titan.example.org", "at TITAN.example.org:22"],
