@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StudyError
+from ..markdown import one_line
 from ..profile import written_whole
 from .data import Source, checkpoint_data, pair_data, study_data
 from .likeness import measures_data
@@ -175,7 +176,7 @@ def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[
 
 
 def _card(study: dict[str, Any]) -> str:
-    """The card of a static Space; JSON text is YAML text."""
-    title = json.dumps(study["title"], ensure_ascii=False)
+    """The card of a static Space; JSON text is YAML text, where it is of signs that can be printed."""
+    title = json.dumps(one_line(study["title"]), ensure_ascii=False)
     about = f"{len(study['checkpoints'])} checkpoints compared inside, with intervals."
     return f"---\ntitle: {title}\nsdk: static\napp_file: {PAGE}\nfullWidth: true\nheader: mini\n---\n\n{about}\n"
