@@ -353,7 +353,8 @@ def _download(where: Address, profiles: bool) -> Path:
         where.repo,
         repo_type=kind,
         revision=where.revision,  # not the commit: so the cache learns what the branch means, for work offline
-        allow_patterns=[glob.escape(name) for name in wanted],
+        allow_patterns=f"{glob.escape(scope)}/*" if scope else None,
+        ignore_patterns=_hidden_patterns(there),
         library_name="hf_vitstudy",
         library_version=__version__,
     )
@@ -362,6 +363,19 @@ def _download(where: Address, profiles: bool) -> Path:
     for name, file in wanted.items():
         _check_file(Path(root) / name, file)
     return Path(root) / scope
+
+
+def _hidden_patterns(names: Iterable[str]) -> list[str]:
+    """Patterns of all that is hidden among names, and of nothing else. They are few: each is held against every name."""
+    patterns = set()
+    for name in names:
+        parts = name.split("/")
+        for part, is_last in zip(parts, [*[False] * (len(parts) - 1), True], strict=True):
+            if not is_shown(part):
+                end = glob.escape(part) + ("" if is_last else "/*")
+                patterns |= {end, f"*/{end}"}
+                break
+    return sorted(patterns)
 
 
 def _look_up(api: Any, where: Address) -> tuple[str, str]:
