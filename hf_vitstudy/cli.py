@@ -17,6 +17,7 @@ import typer
 
 from . import __version__
 from .errors import StudyError
+from .markdown import one_line
 
 
 if TYPE_CHECKING:
@@ -720,6 +721,7 @@ def collect(
     """
     from . import hub
 
+    hub.check_collection(collection)
     items = [str(hub.parse_address(repo)) for repo in repos]
     if dry_run:
         typer.echo(f"dry run: {', '.join(items)} would be added to {collection}")
@@ -734,7 +736,7 @@ def _print_release(release: Release, repo: str) -> None:
     typer.echo(f"{release.kind} to {release.type} {repo}: {len(rows)} files, {sum(sizes.values()):,} bytes")
     _print_table("", ("file", "bytes"), rows)
     for name, why in release.left_out.items():
-        typer.echo(f"left out {name}: {why}")
+        typer.echo(f"left out {one_line(name)}: {why}")
 
 
 # ---------------------------------------------------------------------------------------------------------- printing
@@ -877,7 +879,7 @@ def _print_agreements(result: dict[str, Any]) -> None:
         typer.echo("")
         _print_table("not judged", ("id", "claim", "why"), missing)
     for each in result["left_out"]:
-        typer.echo(f"left out {each['key']}: {each['reason']}")
+        typer.echo(f"left out {one_line(each['key'])}: {each['reason']}")
 
 
 def _effect(estimate: dict[str, Any]) -> str:

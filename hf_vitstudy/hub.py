@@ -510,18 +510,28 @@ def collect(collection: str, addresses: Iterable[str], *, note: str | None = Non
     Raises:
         StudyError: no such repository, or the Hub refuses.
     """
-    namespace, _, title = collection.partition("/")
-    if not re.fullmatch(_NAME, namespace, re.ASCII) or not title.strip() or not title.isprintable():
-        raise StudyError(f"a Collection is called org/title, got {one_line(collection)!r}")
+    namespace, title = check_collection(collection)
     with explained(f"add to the Collection {one_line(collection)}"):
         api = _api()
         items = [(where.repo, _look_up(api, where)[0]) for where in map(parse_address, addresses)]
         slug = collection
         if not re.fullmatch(rf"{_NAME}/[\w-]+-[0-9a-f]{{24}}", collection, re.ASCII):
-            slug = api.create_collection(title.strip(), namespace=namespace, private=private, exists_ok=True).slug
+            slug = api.create_collection(title, namespace=namespace, private=private, exists_ok=True).slug
         for repo, kind in items:
             api.add_collection_item(slug, item_id=repo, item_type=kind, note=note, exists_ok=True)
     return slug
+
+
+def check_collection(collection: str) -> tuple[str, str]:
+    """(organisation, title) of what a Collection is called.
+
+    Raises:
+        StudyError: one of the two is missing, or no name.
+    """
+    namespace, _, title = collection.partition("/")
+    if not re.fullmatch(_NAME, namespace, re.ASCII) or not title.strip() or not title.isprintable():
+        raise StudyError(f"a Collection is called org/title, got {one_line(collection)!r}")
+    return namespace, title.strip()
 
 
 # ----------------------------------------------------------------------------------------------------------- errors

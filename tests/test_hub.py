@@ -395,6 +395,15 @@ def test_a_dry_run_shows_all_and_asks_the_hub_nothing(offline, server, checkpoin
     assert server.requests == []
 
 
+def test_a_name_of_a_file_cannot_write_to_the_terminal(offline, checkpoint, name):
+    (checkpoint / "a\x1b]0;title\x07\x1b[31m.bin").write_bytes(b"1")
+    (checkpoint / os.fsdecode(b"b\xff.bin")).write_bytes(b"1")
+    out = well(offline("push", checkpoint, name, "--dry-run"))
+    assert "left out a\ufffd]0;title\ufffd\ufffd[31m.bin: could run code when it is loaded\n" in out
+    assert "left out b\ufffd.bin: could run code when it is loaded\n" in out
+    assert out.replace("\n", "").isprintable()
+
+
 def test_message_branch_and_privacy(vitstudy, server, checkpoint, name):
     well(vitstudy("push", checkpoint, name, "--private", "--message", "First", "--revision", "next"))
     repo = server.repo("model", name)
@@ -865,7 +874,13 @@ def test_what_a_collection_holds(vitstudy, server, checkpoint, name):
     assert [item["note"]["text"] for item in found["items"]] == ["measured"] * 2
     assert found["private"]
     ends(vitstudy("collect", f"org/{title}", "org/nothing-there"), "no such repository")
-    ends(vitstudy("collect", "no title", name), "a Collection is called org/title, got 'no title'")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_collection_without_a_title_is_refused_also_on_trial(more, vitstudy, server, name):
+    for called in ("no title", "org/", "org--x/title"):
+        ends(vitstudy("collect", called, name, *more), f"a Collection is called org/title, got '{called}'")
+    assert server.requests == []
 
 
 # --------------------------------------------------------------------------------------------- the seam in the study
