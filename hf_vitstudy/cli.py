@@ -742,6 +742,7 @@ def collect(
     """
     from . import hub
 
+    hub.check_collection(collection)
     items = [str(hub.parse_address(repo)) for repo in repos]
     if dry_run:
         typer.echo(f"dry run: {', '.join(items)} would be added to {collection}")
@@ -899,7 +900,7 @@ def _print_agreements(result: dict[str, Any]) -> None:
         typer.echo("")
         _print_table("not judged", ("id", "claim", "why"), missing)
     for each in result["left_out"]:
-        typer.echo(f"left out {each['key']}: {each['reason']}")
+        typer.echo(f"left out {one_line(each['key'])}: {each['reason']}")
 
 
 def _effect(estimate: dict[str, Any]) -> str:

@@ -146,7 +146,11 @@ def _checked(values: Any, feature: Any, name: str) -> np.ndarray:
     found = metrics.to_numpy(values, name)
     if found.ndim == 2 and name != "references":
         found = metrics.check_logits(found).argmax(1)
-    return metrics.classes_of(found, name)
+    found = metrics.classes_of(found, name)
+    if name == "references" and (found < 0).any():
+        row = int((found < 0).argmax())
+        raise StudyError(f"the label of image {row} is {found[row]}, expected 0 or more; leave out unlabelled images")
+    return found
 
 
 def _features(values: Any, name: str) -> np.ndarray:
@@ -372,12 +376,18 @@ class CKA(_OfImages, evaluate.Measurement):
 def _u_centred(features: np.ndarray) -> np.ndarray:
     """The U-centred Gram matrix of (n, d) features, (n, n) (Székely & Rizzo 2014, Annals of Statistics), largest entry 1.
 
-    Zero where the features are the same for every image, for which rounding would give something else.
+    Zero where the features are the same for every image. CKA does not depend on their scale, so they are scaled before they are
+    multiplied: products of 1e200 or of 1e-200 are beyond a float.
     """
     n = len(features)
-    if (features == features[0]).all():
+    features = (
+        features / 2 - features[0] / 2
+    )  # halves do not overflow; what is the same for all images is 0, not rounding
+    largest = np.abs(features).max()
+    if not largest:
         return np.zeros((n, n))
-    features = features - features.mean(0)
+    features /= largest
+    features -= features.mean(0)
     gram = features @ features.T
     np.fill_diagonal(gram, 0)
     rows = gram.sum(0) / (n - 2)
@@ -433,8 +443,11 @@ def write_module(
     if sdk not in ("gradio", "static"):
         raise StudyError(f"sdk must be 'gradio' or 'static', got {sdk!r}")
     info, space = MODULES[name]().info, out.resolve().name
-    if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", space, re.ASCII):
-        raise StudyError(f"the folder is named as the Space: letters, digits, - _ and . only, got {space!r}")
+    if not re.fullmatch(r"[A-Za-z0-9][\w-]*", space, re.ASCII):
+        raise StudyError(
+            f"the folder is named as the Space: letters, digits, - and _ only, no dot, since evaluate.load imports it by that "
+            f"name; got {space!r}"
+        )
     context = {key: Markdown(value) for key, value in _described(name, info, space, requirement).items()}
     templates = {f"{space}.py": "evaluate_module.jinja", "README.md": "evaluate_readme.md"}
     templates |= {"app.py": "evaluate_app.jinja"} if sdk == "gradio" else {"index.html": "evaluate_page.jinja"}

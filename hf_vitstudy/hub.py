@@ -458,7 +458,8 @@ def _download(where: Address, profiles: bool) -> Path:
         where.repo,
         repo_type=kind,
         revision=where.revision,  # not the commit: so the cache learns what the branch means, for work offline
-        allow_patterns=[glob.escape(name) for name in wanted],
+        allow_patterns=f"{glob.escape(scope)}/*" if scope else None,
+        ignore_patterns=_hidden_patterns(there),
         library_name="hf_vitstudy",
         library_version=__version__,
     )
@@ -467,6 +468,19 @@ def _download(where: Address, profiles: bool) -> Path:
     for name, file in wanted.items():
         _check_file(Path(root) / name, file)
     return Path(root) / scope
+
+
+def _hidden_patterns(names: Iterable[str]) -> list[str]:
+    """Patterns of all that is hidden among names, and of nothing else. They are few: each is held against every name."""
+    patterns = set()
+    for name in names:
+        parts = name.split("/")
+        for part, is_last in zip(parts, [*[False] * (len(parts) - 1), True], strict=True):
+            if not is_shown(part):
+                end = glob.escape(part) + ("" if is_last else "/*")
+                patterns |= {end, f"*/{end}"}
+                break
+    return sorted(patterns)
 
 
 def _look_up(api: Any, where: Address) -> tuple[str, str]:
@@ -611,18 +625,28 @@ def collect(collection: str, addresses: Iterable[str], *, note: str | None = Non
     Raises:
         StudyError: no such repository, or the Hub refuses.
     """
-    namespace, _, title = collection.partition("/")
-    if not re.fullmatch(_NAME, namespace, re.ASCII) or not title.strip() or not title.isprintable():
-        raise StudyError(f"a Collection is called org/title, got {one_line(collection)!r}")
+    namespace, title = check_collection(collection)
     with explained(f"add to the Collection {one_line(collection)}"):
         api = _api()
         items = [(where.repo, _look_up(api, where)[0]) for where in map(parse_address, addresses)]
         slug = collection
         if not re.fullmatch(rf"{_NAME}/[\w-]+-[0-9a-f]{{24}}", collection, re.ASCII):
-            slug = api.create_collection(title.strip(), namespace=namespace, private=private, exists_ok=True).slug
+            slug = api.create_collection(title, namespace=namespace, private=private, exists_ok=True).slug
         for repo, kind in items:
             api.add_collection_item(slug, item_id=repo, item_type=kind, note=note, exists_ok=True)
     return slug
+
+
+def check_collection(collection: str) -> tuple[str, str]:
+    """(organisation, title) of what a Collection is called.
+
+    Raises:
+        StudyError: one of the two is missing, or no name.
+    """
+    namespace, _, title = collection.partition("/")
+    if not re.fullmatch(_NAME, namespace, re.ASCII) or not title.strip() or not title.isprintable():
+        raise StudyError(f"a Collection is called org/title, got {one_line(collection)!r}")
+    return namespace, title.strip()
 
 
 # ----------------------------------------------------------------------------------------------------------- errors

@@ -13,6 +13,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import unquote
 
 from . import hub
 from .errors import StudyError
@@ -25,6 +26,10 @@ EXTRAS = "[study,hub]"
 
 _PAID = "the Hub runs Jobs on credit; add some in the billing settings, or run the same command without --hf-job"
 _URL = r"(?:git\+)?https://[^\s'\"]+"
+_SECRET_NAME = re.compile(
+    r".*(token|secret|passw|pwd|credential|signature|authorization|jwt).*|(.*[-_.])?(sig|auth|pass)([-_.].*)?|.*key",
+    re.IGNORECASE,
+)
 _NAMED = re.compile(rf"hf[_-]vitstudy(?P<extras>\[[\w,-]+\])?(?P<rest>(?:\s*[=<>!~]=?[\w.*,=<>!~ ]+|\s*@\s*{_URL})?)")
 
 
@@ -104,12 +109,24 @@ def installed_from(requirement: str | None, extras: str = EXTRAS) -> str:
         raise StudyError(
             "--requirement holds a user name or password, which everybody could read; use a public address"
         )
+    if _holds_secret(text):
+        raise StudyError(
+            "--requirement holds what looks like a token or password, which everybody could read; use a public address"
+        )
     if re.fullmatch(_URL, text):
         return f"hf_vitstudy{extras} @ {text}"
     named = _NAMED.fullmatch(text)
     if not named:
         raise StudyError(f"--requirement must be {form}; got {one_line(text)!r}")
     return f"hf_vitstudy{named['extras'] or extras}{named['rest']}"
+
+
+def _holds_secret(text: str) -> bool:
+    """Whether an address has a token in it, or something in its query that is called like one."""
+    _, *options = re.split("[?&;#]", unquote(text))
+    return bool(hub.TOKEN.search(unquote(text).encode())) or any(
+        _SECRET_NAME.fullmatch(name) for name, given, _ in (option.partition("=") for option in options) if given
+    )
 
 
 def require_on_hub(what: str, value: str, advice: str) -> str:

@@ -57,8 +57,7 @@ def image_scores(logits: Any, labels: Any) -> dict[str, np.ndarray]:
 
 def top_k(logits: Any, labels: Any, k: int) -> np.ndarray:
     """Whether the label is among the `k` largest logits, (image,) bool; ties as in `image_scores`."""
-    if k < 1:
-        raise StudyError(f"k must be at least 1, got {k}")
+    _require_whole(k, "k")
     return _ranks(*check(logits, labels)) < k
 
 
@@ -69,6 +68,11 @@ def brier(logits: Any, labels: Any) -> np.ndarray:
     errors = weights / weights.sum(1, keepdims=True)
     errors[np.arange(len(labels)), labels] -= 1
     return (errors**2).sum(1)
+
+
+def _require_whole(value: Any, what: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 1:
+        raise StudyError(f"{what} must be a whole number, at least 1, got {value!r}")
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
@@ -175,8 +179,7 @@ def calibration_error(correct: Any, confidence: Any, *, bins: int = BINS) -> flo
     Raises:
         StudyError: no image, different lengths, a confidence outside [0, 1], no bin.
     """
-    if bins < 1:
-        raise StudyError(f"bins must be at least 1, got {bins}")
+    _require_whole(bins, "bins")
     scores = {"correct": _score(correct, "correct"), "confidence": _score(confidence, "confidence")}
     n = _common_length(scores)
     if scores["confidence"].min() < 0 or scores["confidence"].max() > 1:

@@ -24,6 +24,7 @@ import xarray as xr
 
 from .disk import explained, written_whole
 from .errors import StudyError
+from .shapes import PROVENANCE, misfit
 
 
 FORMAT = 1
@@ -231,9 +232,8 @@ def _checked(profile: Profile) -> Profile:
                 raise ValueError(f"{name} is {found.dtype} {found.dims}, expected {axes}")
     if "attention_distance" in profile.data:
         float(profile.data["attention_distance"].attrs["uniform"])  # of uniform attention, in pixels
-    for value in (profile.name, profile.images_sha256):
-        if not isinstance(value, str):
-            raise TypeError(f"expected a text, got {value!r}")
+    if wrong := misfit(profile.provenance, PROVENANCE):
+        raise ValueError(wrong)
     return profile
 
 

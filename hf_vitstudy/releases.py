@@ -8,13 +8,14 @@ is what was looked at: texts are read once, and of larger files the hash of then
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
-import json
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec
 
 from .cards import is_generated, model_card, shows_profile, without_mark
 from .errors import StudyError
@@ -29,9 +30,10 @@ from .hub import (
     parse_address,
 )
 from .leaks import pieces, refuse_secrets
+from .markdown import one_line
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
-from .study_release import add_to_model, release_folder, release_profile
+from .study_release import add_to_model, read_record, release_folder, release_profile
 
 
 README, RECORD = "README.md", "training.json"
@@ -59,7 +61,33 @@ SENT = (  # of a checkpoint's folder
 SENT_NAMES = ("license", "licence", "notice", "copying", "citation", "authors")
 MOST_HELD = 10_000_000  # bytes of a file that is read once; the Hub keeps larger ones by their hash
 
+P = ParamSpec("P")
 
+
+def _in_one_line(
+    open_release: Callable[Concatenate[Path, P], AbstractContextManager[Release]],
+) -> Callable[Concatenate[Path, P], AbstractContextManager[Release]]:
+    """The same, but what no check foresaw in the files of a folder becomes a line that names it, until the release is open."""
+
+    @contextlib.contextmanager
+    @functools.wraps(open_release)
+    def opened(folder: Path, /, *rest: P.args, **options: P.kwargs) -> Iterator[Release]:
+        with contextlib.ExitStack() as open_until_sent:
+            try:
+                release = open_until_sent.enter_context(open_release(folder, *rest, **options))
+            except StudyError:
+                raise
+            except (TypeError, ValueError, LookupError, AttributeError) as error:
+                raise StudyError(
+                    f"cannot make a release of {folder} ({type(error).__name__}: {one_line(error)}); one of its files is not "
+                    "as this version writes it, make it again"
+                ) from error
+            yield release
+
+    return opened
+
+
+@_in_one_line
 @contextlib.contextmanager
 def opened(
     folder: Path,
@@ -111,6 +139,7 @@ def opened(
         into = f"{BESIDE_MODEL}/{folder.resolve().name}" if into_model else ""
         placed = {check_name(f"{into}/{name}" if into else name): content for name, content in files.items()}
         kept = _checked(placed)
+        _refuse_unnamed(placed)
         yield Release(
             kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into=into, sha256=kept
         )
@@ -154,6 +183,16 @@ def _held(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
     }
 
 
+def _refuse_unnamed(names: Iterable[str]) -> None:
+    """Raises where a profile would lie in a folder that no ``org/name/folder@revision`` could name."""
+    for folder in (name.rpartition("/")[0] for name in names if name.endswith(f"/{DESCRIPTION}")):
+        if "@" in folder:
+            raise StudyError(
+                f"no address could name the profile in {folder}, since what follows an @ is a revision; give its folder "
+                "another name"
+            )
+
+
 def _kind(folder: Path) -> str:
     if not folder.is_dir():
         raise StudyError(f"no folder at {folder}; push sends a checkpoint, a profile or a study")
@@ -184,9 +223,10 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
         other = f", only {next(iter(left_out))}" if left_out else ""
         raise StudyError(f"{folder} has no weights as safetensors{other}; write them with save_pretrained")
     if RECORD in files:
+        record = read_record(folder)
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
-        missing = _kept_card(folder, card)
+        missing = _kept_card(folder, card, record)
         if missing is None:
             card = card | {"license": card["license"] or _license(folder)}
         add_to_model(fresh, **card)
@@ -236,12 +276,12 @@ def _of_weights(folder: Path, found: list[Path], where: Path) -> Path:
     return of_it[0]
 
 
-def _kept_card(folder: Path, card: Mapping[str, Any]) -> dict[str, str] | None:
+def _kept_card(folder: Path, card: Mapping[str, Any], record: Mapping[str, Any]) -> dict[str, str] | None:
     """What the card in a folder, which stays, lacks of this push -> why; None where a new one takes its place."""
     if not (folder / README).is_file():
         return None
     text = _card_text(folder)
-    if not _is_made(text, folder):
+    if not _is_made(text, record):
         if card["license"]:
             raise _no_card(folder, card["license"])
         why = "the card is your own and stays as it is; without it the push writes one"
@@ -265,17 +305,16 @@ def _no_card(folder: Path, license: str) -> StudyError:
     return StudyError(f"{why}; write 'license: {license}' into the metadata of {README}, and leave out --license")
 
 
-def _is_made(text: str, folder: Path) -> bool:
+def _is_made(text: str, record: Mapping[str, Any]) -> bool:
     """Whether a card is as training or a push wrote it; what it names is then the place it was written for."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise StudyError(f"{folder / RECORD} is not JSON ({error}); put it right or remove it") from error
     return is_generated(text) or without_mark(text) == without_mark(model_card(record))
 
 
 def _card_text(folder: Path) -> str:
-    return (folder / README).read_text(encoding="utf-8", errors="replace")
+    try:
+        return (folder / README).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise StudyError(f"{folder / README} is not UTF-8 ({error}); save it as UTF-8, or remove it") from error
 
 
 def _license(folder: Path) -> str | None:

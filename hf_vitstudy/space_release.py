@@ -17,6 +17,7 @@ from typing import Any
 
 from . import hub
 from .errors import StudyError
+from .markdown import one_line
 from .profile import written_whole
 from .viewer import export_site
 from .viewer.bundle import STUDY, Bundle, Measured, Pages, fetched, open_pages, write_bundle
@@ -132,11 +133,11 @@ def _write(folder: Path, pages: Pages, about: dict[str, Any], *, examples: bool)
 
 
 def card(study: dict[str, Any], about: dict[str, Any]) -> str:
-    """README.md of the Space; JSON text is YAML text."""
+    """README.md of the Space; JSON text is YAML text, where it is of signs that can be printed."""
     origin = about["study"]
     live = [hub.parse_address(each).repo for each in about["live"]]
     facts: dict[str, Any] = {
-        "title": study["title"],
+        "title": one_line(study["title"]),
         "emoji": "🔬",
         "sdk": "gradio",
         "sdk_version": GRADIO,

@@ -32,8 +32,10 @@ from .claims.explaining import measure_command
 from .claims.facts import AXES
 from .claims.judging import Bench, judge_choice
 from .errors import StudyError, nearest_name
+from .markdown import one_line
 from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge
 from .profile import DESCRIPTION as ABOUT
+from .shapes import STUDY, misfit
 from .sketches import Hit, Shelf, average_linkage, distances, in_brief, nearest_blocks
 from .stats import wilson
 
@@ -186,16 +188,31 @@ def load_study(path: Path) -> dict[str, Any]:
     """A stored result, from its file or the folder it lies in.
 
     Raises:
-        StudyError: it is not there, or not of this format.
+        StudyError: it is not there, not of this format, or does not hold what `make_study` writes.
     """
     path = path / RESULTS if path.is_dir() else path
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise StudyError(f"no study at {path} ({error}); make one with `vitstudy study FOLDER`") from error
     if not isinstance(found, dict) or found.get("format") != FORMAT or "claims" not in found:
         raise StudyError(f"{path} is no result of a study in format {FORMAT}; run `vitstudy study FOLDER` again")
+    if wrong := misfit(found, STUDY) or _stray(found):
+        raise StudyError(f"{path}: {wrong}; run `vitstudy study FOLDER` again")
     return found
+
+
+def _stray(result: dict[str, Any]) -> str:
+    """Which part speaks of a checkpoint or a claim that the result does not have; empty where none does."""
+    count, claims = len(result["checkpoints"]), {claim["id"] for claim in result["claims"]}
+    for part in ("judgements", "groups"):
+        for number, each in enumerate(result[part]):
+            for named in each["checkpoints"]:
+                if not 0 <= named < count:
+                    return f"{part}[{number}].checkpoints names {named}, but there are {count}, counted from 0"
+            if part == "judgements" and each["claim"] not in claims:
+                return f"{part}[{number}].claim is {one_line(each['claim'])!r}, which is not among the claims"
+    return ""
 
 
 def local_folder(where: str | Path) -> Path:

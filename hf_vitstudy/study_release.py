@@ -30,6 +30,7 @@ from .hub import BESIDE_MODEL, check_name, is_shown
 from .markdown import one_line
 from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge, written_whole
 from .profile import DESCRIPTION as ABOUT
+from .shapes import OLD_RECORD, RECORD, misfit
 from .study import DESCRIPTION, RESULTS
 from .study_tables import MEASUREMENTS, VERDICTS, Row, measurement_rows, verdict_rows, write_table
 
@@ -121,7 +122,7 @@ def add_to_model(
     Raises:
         StudyError: no record of a training there; the profile is of other weights, or not in the study.
     """
-    record = _record(folder)
+    record = read_record(folder)
     measured = None
     written = []
     if profile is not None:
@@ -262,13 +263,25 @@ def _draw(profiles: Sequence[Profile], folder: Path) -> list[Path]:
     return made
 
 
-def _record(folder: Path) -> dict[str, Any]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """``training.json`` of a network's folder.
+
+    Raises:
+        StudyError: it is not there, or does not hold what a card is written from.
+    """
+    path = folder / "training.json"
     try:
-        found = json.loads((folder / "training.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
         raise StudyError(
             f"no record of a training at {folder} ({error}); expected training.json, as recipes/finetune.py writes it"
         ) from error
+    except (ValueError, RecursionError) as error:
+        raise StudyError(f"{path} is not JSON ({error}); put it right or remove it") from error
+    metrics = found.get("metrics") if isinstance(found, dict) else None
+    shape = OLD_RECORD if isinstance(metrics, dict) and "n" in metrics else RECORD
+    if wrong := misfit(found, shape):
+        raise StudyError(f"{path}: {wrong}; put it right or remove it")
     return found
 
 

@@ -20,6 +20,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -257,6 +258,50 @@ def test_many_files_over_many_pages_and_another_host(vitstudy, server, checkpoin
     assert sum("/tree/" in line for line in server.requests) >= 3 * 4
 
 
+HIDDEN = (".gitattributes", ".cache/x", "a/.hidden", "a/.git1/b/c", ".eval_result", "vit [1]/.x")
+SHOWN = (".eval_results/x.yaml", "a/b", "a.b/c", "vit [1]/profile.json", "vit 1/no", "vit [1]x", "[1]/.eval_results/y")
+
+
+@pytest.mark.parametrize("scope", ["", "a", "vit [1]", "[1]"])
+def test_exactly_what_is_shown_below_a_folder_is_fetched(scope, vitstudy, server, name, tmp_path):
+    """Signs of a pattern in a name are signs of the name; what is hidden stays there."""
+    files = {path: path.encode() for path in (*HIDDEN, *SHOWN)}
+    at = f"{scope}/" if scope else ""
+    listed = {"sha256": hashlib.sha256(b"{}").hexdigest(), "size": 2}
+    files |= {f"{at}m.json": b"{}", f"{at}manifest.json": json.dumps({"files": {"m.json": listed}}).encode()}
+    server.create("dataset", name).put(**{path.replace("/", "__"): content for path, content in files.items()})
+    well(vitstudy("pull", f"{name}/{scope}" if scope else name, "--out", tmp_path / "back", cache=tmp_path / "cache"))
+    wanted = {path for path in files if path.startswith(at) and path not in HIDDEN}
+    asked = [
+        line.split("?")[0].split("/resolve/")[1].split("/", 1)[1] for line in server.requests if "/resolve/" in line
+    ]
+    assert {unquote(path) for path in asked} == wanted
+    assert contents(tmp_path / "back") == {path.removeprefix(at): files[path] for path in wanted}
+
+
+def test_the_work_of_a_pull_grows_with_its_files_and_not_with_their_square(monkeypatch, tmp_path):
+    """Six thousand files, of which none is sent: against how many patterns a name is held."""
+    import huggingface_hub
+    from huggingface_hub.utils import filter_repo_objects
+
+    seen = []
+    files = {f"profiles/{number}/profile.json": None for number in range(6000)} | {".gitattributes": None}
+
+    def snapshot_download(*_, allow_patterns, ignore_patterns=None, **__):
+        seen.extend([*(allow_patterns or ()), *(ignore_patterns or ())])
+        assert len(seen) <= 2
+        kept = filter_repo_objects(files, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns)
+        assert set(kept) == {name for name in files if name != ".gitattributes"}
+        return str(tmp_path / "commit")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot_download)
+    monkeypatch.setattr(hub, "_look_up", lambda api, where: ("dataset", "commit"))
+    monkeypatch.setattr(hub, "_tree", lambda *_: files)
+    monkeypatch.setattr(hub, "_check_file", lambda *_: None)
+    assert hub._download(hub.parse_address("org/many"), False) == tmp_path / "commit"
+    assert seen
+
+
 @pytest.mark.parametrize("whose", ["ours", "others"])
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the other Hub leaves files open
 def test_the_way_of_xet(whose, request, checkpoint, tmp_path):
@@ -392,6 +437,15 @@ def test_a_dry_run_shows_all_and_asks_the_hub_nothing(offline, server, checkpoin
     assert "dry run: nothing was sent" in out
     well(offline("collect", "org/Ours", name, "--dry-run"))
     assert server.requests == []
+
+
+def test_a_name_of_a_file_cannot_write_to_the_terminal(offline, checkpoint, name):
+    (checkpoint / "a\x1b]0;title\x07\x1b[31m.bin").write_bytes(b"1")
+    (checkpoint / os.fsdecode(b"b\xff.bin")).write_bytes(b"1")
+    out = well(offline("push", checkpoint, name, "--dry-run"))
+    assert "left out a\ufffd]0;title\ufffd\ufffd[31m.bin: could run code when it is loaded\n" in out
+    assert "left out b\ufffd.bin: could run code when it is loaded\n" in out
+    assert out.replace("\n", "").isprintable()
 
 
 def test_message_branch_and_privacy(vitstudy, server, checkpoint, name):
@@ -959,7 +1013,13 @@ def test_what_a_collection_holds(vitstudy, server, checkpoint, name):
     assert [item["note"]["text"] for item in found["items"]] == ["measured"] * 2
     assert found["private"]
     ends(vitstudy("collect", f"org/{title}", "org/nothing-there"), "no such repository")
-    ends(vitstudy("collect", "no title", name), "a Collection is called org/title, got 'no title'")
+
+
+@pytest.mark.parametrize("more", [(), ("--dry-run",)])
+def test_a_collection_without_a_title_is_refused_also_on_trial(more, vitstudy, server, name):
+    for called in ("no title", "org/", "org--x/title"):
+        ends(vitstudy("collect", called, name, *more), f"a Collection is called org/title, got '{called}'")
+    assert server.requests == []
 
 
 # --------------------------------------------------------------------------------------------- the seam in the study

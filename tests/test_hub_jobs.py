@@ -273,6 +273,12 @@ REQUIREMENTS = {
         "hf_vitstudy[study,hub] @ https://host.org/hf_vitstudy-0.1.0-py3-none-any.whl"
     ),
     f"hf_vitstudy @ {SOURCE}": f"hf_vitstudy[study,hub] @ {SOURCE}",
+    "https://host.org/x.whl?download=1&author=me&keyboard=1#sha256=ab": (
+        "hf_vitstudy[study,hub] @ https://host.org/x.whl?download=1&author=me&keyboard=1#sha256=ab"
+    ),
+    "git+https://host.org/token/auth@v1#subdirectory=key": (
+        "hf_vitstudy[study,hub] @ git+https://host.org/token/auth@v1#subdirectory=key"
+    ),
     "hf-vitstudy[study]>=0.1,<2": "hf_vitstudy[study]>=0.1,<2",
     "hf_vitstudy==0.1.0": "hf_vitstudy[study,hub]==0.1.0",
 }
@@ -301,6 +307,23 @@ BAD_REQUIREMENTS = {
     f"git+https://{TOKEN}@host.org/owner/name": "holds a user name or password, which everybody could read",
     "git+https://me:secret@host.org/owner/name": "holds a user name or password, which everybody could read",
     "git+ssh://git@host.org/owner/name": "holds a user name or password, which everybody could read",
+    **dict.fromkeys(
+        (
+            "https://host.org/x.whl?access_token=secret",
+            "https://host.org/x.whl?v=1&private_token=secret",
+            "https://host.org/x.whl?api%5Fkey=secret",
+            "https://host.org/x.whl?X-Amz-Signature=secret&x=1",
+            "https://host.org/x.whl?sv=2022&sig=secret",
+            "https://host.org/x.whl?PASSWORD=secret",
+            "https://host.org/x.whl#auth=secret",
+            "git+https://host.org/owner/name?token=secret",
+            "hf_vitstudy @ https://host.org/x.whl?token=secret",
+            "https://host.org/x.whl?token=secret now",
+            f"https://host.org/{TOKEN}/x.whl",
+            f"https://host.org/x.whl?x={TOKEN}",
+        ),
+        "holds what looks like a token or password, which everybody could read; use a public address",
+    ),
 }
 
 

@@ -3,8 +3,8 @@
     states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < disk < stats, markdown < profile, metrics < similarities, hub < comparison, robustness < local_heads, sketches
-    < claims < agreement < study < figures < cards, findings < viewer < report      the reading half: numpy and xarray
+    errors < disk < stats, markdown < shapes < profile, metrics < similarities, hub < comparison, robustness < local_heads,
+    sketches < claims < agreement < study < figures < cards, findings < viewer < report      the reading half: numpy and xarray
     < space_release < releases, jobs
     demo, cli, evaluation_modules, space                                  on top of both
 
@@ -29,6 +29,7 @@ READING = [
     ["errors"],
     ["disk"],
     ["stats", "markdown"],
+    ["shapes"],
     ["profile", "metrics"],
     ["similarities", "hub"],
     ["comparison", "robustness", "loss_geometry"],

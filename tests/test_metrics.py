@@ -332,8 +332,8 @@ BAD = {
         lambda: image_scores(LOGITS, [0.0, 1.0, 2.0]),
         "labels must be class indices .* got float64",
     ),
-    "k": (lambda: top_k(LOGITS, LABELS, 0), "k must be at least 1, got 0"),
-    "bins": (lambda: calibration_error([1], [0.5], bins=0), "bins must be at least 1, got 0"),
+    "k": (lambda: top_k(LOGITS, LABELS, 0), "k must be a whole number, at least 1, got 0"),
+    "bins": (lambda: calibration_error([1], [0.5], bins=0), "bins must be a whole number, at least 1, got 0"),
     "logits as confidence": (lambda: calibration_error([1, 0], [3.0, 0.5]), r"confidence must be in \[0, 1\]"),
     "classes as correct": (lambda: calibration_error([2, 0], [0.5, 0.5]), "correct must be true or false"),
     "lengths": (
@@ -433,6 +433,24 @@ def test_options_are_given_once_or_per_call(metric):
     assert once.compute(**given) == each.compute(**given, bins=10) == {"ece": ten}
 
 
+def test_a_comparison_needs_labels_too(metric):
+    with pytest.raises(StudyError, match="label of image 1 is -1, expected 0 or more"):
+        metric("McNemar").compute(predictions1=[0, 1], predictions2=[0, 1], references=[0, -1])
+
+
+@pytest.mark.parametrize("k", [2.5, 0, -1, True, "2", np.float64(2)])
+def test_a_k_that_is_no_number_of_logits_is_refused(metric, k):
+    given = {"predictions": LOGITS, "references": LABELS}
+    for call in (lambda: metric("TopKAccuracy", k=k).compute(**given), lambda: top_k(LOGITS, LABELS, k)):
+        with pytest.raises(StudyError, match=f"k must be a whole number, at least 1, got {re.escape(repr(k))}"):
+            call()
+
+
+def test_a_k_of_numpy_will_do(metric):
+    found = metric("TopKAccuracy", k=np.int64(2)).compute(predictions=LOGITS, references=LABELS)
+    assert list(found) == ["top2_accuracy"]
+
+
 def test_comparisons_are_the_plain_functions(metric):
     logits, labels = predictions(200, 4)
     others = predictions(200, 4, seed=1)[0]
@@ -467,6 +485,8 @@ BAD_CALLS = {
     "lengths": ("Accuracy", ([0, 1], [0]), "same images, got 2 predictions, 1 references"),
     "lengths of logits": ("NegativeLogLikelihood", (LOGITS, [0]), "same images, got 3 predictions, 1 references"),
     "label": ("ExpectedCalibrationError", (LOGITS, [0, 1, 3]), "label of image 2 is 3"),
+    "no label": ("Accuracy", ([0, 1], [0, -1]), "label of image 1 is -1, expected 0 or more; leave out unlabelled"),
+    "no label of logits": ("TopKAccuracy", (LOGITS, [0, 1, -1]), "label of image 2 is -1"),
     "NaN": ("NegativeLogLikelihood", (LOGITS * np.nan, LABELS), "image 0 are not finite"),
     "empty": ("Accuracy", ([], []), "at least one image"),
     "nothing": ("Accuracy", (None, [0]), "expected predictions, references, got references"),
@@ -580,6 +600,22 @@ def test_cka_ignores_scale_shift_rotation_form_and_batches(metric):
     assert metric("CKA").compute(features1=first, features2=-5 * first)["cka"] == pytest.approx(1)
 
 
+@pytest.mark.parametrize("scale", [1e200, 1e-200, 1e307, 1e-300])
+def test_cka_of_huge_and_of_tiny_features_is_that_of_others(metric, scale):
+    """Their products are beyond what a float holds."""
+    first, second = features()
+    expected = metric("CKA").compute(features1=first, features2=second)
+    found = metric("CKA").compute(features1=first * scale, features2=second / scale if scale > 1 else second)
+    assert found == pytest.approx(expected, abs=1e-9)
+
+
+def test_cka_sees_what_differs_beside_a_huge_constant(metric):
+    first, second = features()
+    expected = metric("CKA").compute(features1=first, features2=second)
+    beside = np.concatenate([first * 1e-3, np.full((len(first), 1), 1e250)], axis=1)
+    assert metric("CKA").compute(features1=beside, features2=second) == pytest.approx(expected, abs=1e-9)
+
+
 def test_cka_of_what_is_always_the_same_is_undefined(metric):
     found = metric("CKA").compute(features1=np.full((40, 3), 0.1), features2=features()[1])
     assert math.isnan(found["cka"])
@@ -687,6 +723,7 @@ BAD_SPACES = {
     "sdk": (("cka", "x"), {"sdk": "docker"}, "sdk must be 'gradio' or 'static', got 'docker'"),
     "name": (("cka", "my cka"), {}, "the folder is named as the Space: .* got 'my cka'"),
     "hidden": (("cka", ".cka"), {}, "the folder is named as the Space: .* got '.cka'"),
+    "dots": (("cka", "cka.v2"), {}, "the folder is named as the Space: .* no dot, .* got 'cka.v2'"),
 }
 
 

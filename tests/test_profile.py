@@ -370,6 +370,35 @@ def test_a_profile_written_wrong_is_refused_on_loading(case, tmp_path, contents)
         load_profile(folder)
 
 
+PROVENANCE = {
+    "images/n": (None, "images.n must be a whole number, got null"),
+    "images/name": (..., "images.name is missing, expected a text"),
+    "images/split": (3, "images.split must be a text or null, got 3"),
+    "checkpoint/name": ("\ud800", r'checkpoint.name must be a text, got "\ud800"'),
+    "checkpoint/parameters": ("x", 'checkpoint.parameters must be a whole number or null, got "x"'),
+    "checkpoint/model_type": (["x"], 'checkpoint.model_type must be a text or null, got ["x"]'),
+    "versions": (5, "versions must be an object, got 5"),
+    "absent": ({"x": ["y"]}, 'absent.x must be a text, got ["y"]'),
+    "measurement/seconds": ("x", 'measurement.seconds must be a number or null, got "x"'),
+}
+
+
+@pytest.mark.parametrize("place", PROVENANCE)
+def test_provenance_that_readers_could_not_show_is_refused_by_name(place, tmp_path, contents):
+    value, message = PROVENANCE[place]
+    description = edited(json.loads(contents["profile.json"]), f"provenance/{place}", value)
+    folder = put(tmp_path / "p", signed(contents, description))
+    with pytest.raises(StudyError) as error:
+        load_profile(folder)
+    assert f"p is not a readable profile ({message}); measure it again" in str(error.value)
+
+
+@pytest.mark.parametrize("place", ["checkpoint/parameters", "images/seed", "measurement", "versions", "absent"])
+def test_provenance_that_an_old_profile_lacks_is_no_reason_to_refuse_it(place, tmp_path, contents):
+    description = edited(json.loads(contents["profile.json"]), f"provenance/{place}", ...)
+    assert load_profile(put(tmp_path / "p", signed(contents, description))).name == "synthetic-vit"
+
+
 @pytest.mark.parametrize(
     "arrays",
     [b"", b"junk", b"\xff" * 8, (2**63).to_bytes(8, "little") + b"{}", (2).to_bytes(8, "little") + b"{}"],

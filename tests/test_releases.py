@@ -418,6 +418,68 @@ def test_a_damaged_record_or_manifest_stops_the_push(checkpoint):
     nothing(checkpoint, r"config\.json is damaged: its sha256 is not that of manifest\.json")
 
 
+RECORDS = {  # training.json of another tool -> what is said of it
+    "[]": "it must be an object, got []",
+    "null": "it must be an object, got null",
+    '{"metrics": 3}': "metrics must be an object or null, got 3",
+    '{"metrics": {"test": 3}}': "metrics.test must be an object, got 3",
+    '{"metrics": {"test": {"n": "x", "accuracy": 0.5}}}': 'metrics.test.n must be a number or null, got "x"',
+    '{"metrics": {"n": "x", "accuracy": 0.5}}': 'metrics.n must be a number or null, got "x"',
+    '{"classes": 5}': "classes must be a list or null, got 5",
+    '{"config": "x"}': 'config must be an object or null, got "x"',
+    '{"config": {"model": "x"}}': 'config.model must be an object or null, got "x"',
+    '{"data": {"test": "x"}}': 'data.test must be an object or null, got "x"',
+    '{"data": {"test": {"n": "x"}}}': 'data.test.n must be a whole number or null, got "x"',
+    '{"versions": 1}': "versions must be an object or null, got 1",
+    '{"device": null}': "device must be a text, got null",
+    '{"steps": "x"}': 'steps must be a whole number or null, got "x"',
+    '{"data": {"train": {"name": "\\ud800"}}}': r'data.train.name must be a text or null, got "\ud800"',
+}
+
+
+@pytest.mark.parametrize("with_card", [True, False])
+@pytest.mark.parametrize("record", RECORDS)
+def test_the_record_of_another_tool_stops_the_push_in_one_line(record, with_card, checkpoint):
+    (checkpoint / "training.json").write_text(record)
+    if with_card:
+        (checkpoint / "README.md").write_text("# Mine")
+    path, told = re.escape(str(checkpoint / "training.json")), re.escape(RECORDS[record])
+    nothing(checkpoint, f"^{path}: {told}; put it right or remove it$")
+
+
+def test_a_card_that_is_not_utf_8_stops_the_push(checkpoint):
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
+    (checkpoint / "README.md").write_bytes("# Für".encode("latin-1"))
+    nothing(checkpoint, r"README\.md is not UTF-8 \(.*\); save it as UTF-8, or remove it")
+
+
+BROKEN = (TypeError("x"), ValueError("x"), KeyError("x"), AttributeError("x"), IndexError("x"))
+
+
+@pytest.mark.parametrize("error", BROKEN, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("what", ["checkpoint", "profile", "study"])
+def test_what_no_check_foresaw_ends_in_one_line_that_names_the_folder(
+    what, error, checkpoint, own, judged, tmp_path, monkeypatch
+):
+    def breaks(*_, **__):
+        raise error
+
+    for name in ("add_to_model", "release_profile", "release_folder"):
+        monkeypatch.setattr(f"hf_vitstudy.releases.{name}", breaks)
+    folder, options = {
+        "checkpoint": (checkpoint, {}),
+        "profile": (own, {}),
+        "study": (tmp_path / "study", {"profiles": own.parent}),
+    }[what]
+    told = f"cannot make a release of {folder} ({type(error).__name__}: 'x'); "
+    nothing(folder, "^" + re.escape(told).replace("'x'", "'?x'?") + "one of its files is not", **options)
+
+
+def test_what_goes_wrong_while_a_release_is_open_is_not_blamed_on_the_folder(profile):
+    with pytest.raises(KeyError), opened(profile, REPO):
+        raise KeyError("x")
+
+
 def test_a_link_stops_the_push(checkpoint, tmp_path):
     (tmp_path / "secret").write_text("secret")
     (checkpoint / "extra.json").symlink_to(tmp_path / "secret")
@@ -510,6 +572,23 @@ def test_what_only_looks_like_a_secret_passes(text, checkpoint, monkeypatch):
 def test_a_name_that_other_systems_cannot_hold_stops_the_push(name, checkpoint):
     (checkpoint / name).write_text("1")
     nothing(checkpoint, "refused a file called ")
+
+
+def test_a_profile_that_no_address_could_name_stops_the_push(checkpoint, own, judged, tmp_path):
+    """What follows an @ is a revision: org/name/profiles/100% @home would be a branch called home."""
+    shutil.copytree(own.parent, tmp_path / "named")
+    (tmp_path / "named" / "digits").rename(tmp_path / "named" / "100% @home")
+    told = (
+        "no address could name the profile in {}, since what follows an @ is a revision; give its folder another name"
+    )
+    nothing(tmp_path / "study", told.format("profiles/100% @home"), profiles=tmp_path / "named")
+    at = tmp_path / "named" / "100% @home"
+    nothing(checkpoint, told.format("vitstudy/100% @home"), profiles=at)
+    nothing(at, told.format("vitstudy/100% @home"), into_model=True)
+    _, files = released(at)
+    assert "profile.json" in files, "alone in its repository it needs no name"
+    (checkpoint / "a@b.json").write_text("{}")
+    assert "a@b.json" in released(checkpoint)[1], "nor does a file that is no profile"
 
 
 HOSTS = {

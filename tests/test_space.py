@@ -20,6 +20,7 @@ from viewer_site import HOSTILE
 
 from hf_vitstudy import space_release
 from hf_vitstudy.errors import StudyError
+from hf_vitstudy.markdown import one_line
 from hf_vitstudy.space_release import (
     CARD,
     DATA,
@@ -700,6 +701,18 @@ def test_the_card_pins_what_the_app_was_tested_with():
     assert head["preload_from_hub"] == head["models"] == ["google/vit-base-patch16-224", "microsoft/resnet-50"]
     assert len(head["short_description"]) <= 60
     assert "org/study@" + "a" * 40 in text
+
+
+@pytest.mark.parametrize("title", ["a\x7fb", "a\x85b\u2028c", "x\n---\nevil: 1", "\x9b", "\ufeff🔬 é", '"\\'])
+@pytest.mark.parametrize("kind", ["gradio", "static"])
+def test_no_title_breaks_the_head_of_a_card(kind, title):
+    from hf_vitstudy.viewer.export import _card
+
+    study = {"title": title, "checkpoints": [{}] * 2}
+    text = card(study, {"study": None, "repo": None, "live": []}) if kind == "gradio" else _card(study)
+    assert text.count("---\n") == 2
+    head = yaml.safe_load(text.split("---\n")[1])
+    assert (head["title"], head["sdk"]) == (one_line(title), kind)
 
 
 def test_requirements_are_those_of_the_package(monkeypatch, tmp_path):

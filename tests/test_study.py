@@ -606,6 +606,50 @@ def test_a_stored_study_that_is_none_is_refused(tmp_path):
         load_study(tmp_path)
 
 
+SPOILT = {  # place in the result, what stands there -> what is said
+    "claims": (["claims"], 5, "claims must be a list, got 5"),
+    "no groups": (["groups"], None, "groups must be a list, got null"),
+    "title": (["title"], "\ud800", r'title must be a text, got "\ud800"'),
+    "images": (["checkpoints", 0, "images"], None, "checkpoints[0].images must be an object, got null"),
+    "accuracy": (["checkpoints", 1, "accuracy"], "x", 'checkpoints[1].accuracy must be an object or null, got "x"'),
+    "margin": (["claims", 0, "margin"], "x", 'claims[0].margin must be a number, got "x"'),
+    "text": (["claims", 1, "text"], None, "claims[1].text must be a text, got null"),
+    "verdict": (["judgements", 0, "verdict"], "true", "judgements[0].verdict must be one of contradicted, "),
+    "choice": (["judgements", 0, "checkpoints"], [99], "judgements[0].checkpoints names 99, but there are 10"),
+    "backwards": (["judgements", 1, "checkpoints"], [-1], "judgements[1].checkpoints names -1, but there are 10"),
+    "group": (["groups", 0, "checkpoints"], [0, 10], "groups[0].checkpoints names 10, but there are 10"),
+    "claim": (["judgements", 0, "claim"], "X-1", "judgements[0].claim is 'X-1', which is not among the claims"),
+}
+
+
+@pytest.mark.parametrize("case", SPOILT)
+def test_a_stored_study_that_its_readers_could_not_read_is_refused(case, result, tmp_path):
+    (*parents, last), value, message = SPOILT[case]
+    spoilt = copy.deepcopy(result)
+    place = spoilt
+    for parent in parents:
+        place = place[parent]
+    place[last] = value
+    (tmp_path / "results.json").write_text(json.dumps(spoilt))
+    with pytest.raises(StudyError) as error:
+        load_study(tmp_path)
+    assert f"{tmp_path / 'results.json'}: {message}" in str(error.value)
+    assert str(error.value).endswith("; run `vitstudy study FOLDER` again")
+
+
+def test_what_a_stored_study_may_lack_or_have_more(result, tmp_path):
+    """Names that later versions added, or an older one left out, are no reason to refuse it."""
+    other = copy.deepcopy(result) | {"later": 1}
+    for each in other["checkpoints"]:
+        for name in ("stages", "versions", "told", "places"):
+            del each[name]
+    for each in other["claims"]:
+        for name in ("sums_activations", "needs_first", "relation"):
+            del each[name]
+    (tmp_path / "results.json").write_text(json.dumps(other))
+    assert load_study(tmp_path) == other
+
+
 def test_nearest_by_name_or_path(folder, tmp_path):
     by_name = study.nearest(folder, tmp_path, "vit-0-0", "block00.mlp", most=3)
     assert by_name == study.nearest(folder, tmp_path, "vit/recipe-0/seed-0", "block00.mlp", most=3)

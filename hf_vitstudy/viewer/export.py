@@ -13,6 +13,7 @@ from typing import Any
 from tqdm import tqdm
 
 from ..errors import StudyError
+from ..markdown import one_line
 from ..profile import written_whole
 from .data import Source, checkpoint_data, pair_data, study_data
 from .likeness import measures_data
@@ -178,8 +179,8 @@ def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[
 
 
 def _card(study: dict[str, Any], origin: str | None) -> str:
-    """The card of a static Space; JSON text is YAML text."""
-    title = json.dumps(study["title"], ensure_ascii=False)
+    """The card of a static Space; JSON text is YAML text, where it is of signs that can be printed."""
+    title = json.dumps(one_line(study["title"]), ensure_ascii=False)
     about = f"{len(study['checkpoints'])} checkpoints compared inside, with intervals."
     of = f"datasets: [{json.dumps(origin.split('@')[0])}]\n" if origin else ""
     about += f" The study is `{origin}`." if origin else ""
