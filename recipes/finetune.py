@@ -88,7 +88,9 @@ from hf_vitstudy.training.resume import (
     changes,
     delete_run,
     newest_checkpoint,
+    read_log,
     read_record,
+    refuse_overwriting,
     write_checkpoint,
     write_record,
 )
@@ -223,21 +225,12 @@ class Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= step]
+        kept = [line for line in read_log(path) if line["step"] <= step]
         path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
 
     def __call__(self, **values: Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines; a kill may have cut the last one."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            yield json.loads(text)
-        except ValueError:
-            return
 
 
 def check_trackers(names: list[str]) -> None:
@@ -393,6 +386,7 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
     """From what an earlier start left to the finished network in `folder`, and on the Hub in `repo` if that is named."""
     # What an earlier start left: a finished run, a checkpoint to go on from, or another run.
     record, state = read_record(folder), newest_checkpoint(folder / RESUME, say)
+    refuse_overwriting(folder, record, config.model.get("checkpoint"), config.replace)
     before = record or state
     config = pin(config, before["config"]["model"].get("checkpoint") if before else None)
     check_trackers(config.log_with)

@@ -141,7 +141,9 @@ class Visit:
     def deep(self) -> None:
         """Come to the views below the maps, whose files are fetched then or on their way; wait until these are drawn."""
         self.page.evaluate("vitstudy.explore.below.come()")
-        self.until("['network', 'fields', 'weights'].every((of) => vitstudy.explore.below.trouble(of) !== 'Loading …')")
+        self.until(
+            "['network', 'fields', 'weights'].every((of) => vitstudy.explore.below.trouble(of) !== 'Loading …')"
+        )
 
     def told(self, view: str) -> str:
         """What a view says."""

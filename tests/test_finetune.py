@@ -535,6 +535,48 @@ def test_another_run_is_refused_or_replaced(stopped, tmp_path):
         run(stopped, f"output={folder}")
 
 
+@pytest.mark.parametrize("kept", ["model.safetensors", "config.json"])
+def test_weights_of_somebody_else_are_not_overwritten(recipe, vit_folder, tmp_path, monkeypatch, kept):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    shutil.copy(vit_folder / kept, folder)
+    before = (folder / kept).read_bytes()
+    monkeypatch.setattr(finetune, "load_data", lambda *arguments: pytest.fail("images are read later"))
+    with pytest.raises(StudyError, match=rf"output .*theirs holds {kept}, which no training of this recipe wrote"):
+        run(recipe, f"output={folder}")
+    assert (folder / kept).read_bytes() == before
+    monkeypatch.undo()
+    assert run(recipe, f"output={folder}", "replace=true", "epochs=1")["files"]
+
+
+def test_the_checkpoint_to_start_from_is_never_the_output(recipe, vit_folder, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(vit_folder, start)
+    (tmp_path / "link").symlink_to(start)
+    before = (start / "model.safetensors").read_bytes()
+    options = (f"model={json.dumps({'checkpoint': str(tmp_path / 'link')})}", "data.image_size=null", "replace=true")
+    with pytest.raises(StudyError, match=r"output .*start is the folder of model.checkpoint"):
+        run(recipe, f"output={start}", *options)
+    assert (start / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_was_killed_while_it_saved_goes_on(recipe, tmp_path, monkeypatch):
+    """Before any checkpoint: what tells its weights from somebody else's is the log."""
+
+    def stop(*arguments):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "write_record", stop)
+        with pytest.raises(Stop):
+            run(recipe, "epochs=1", "checkpoint_every=500")
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model.safetensors", "log.jsonl"} <= found
+    assert not {"training.json", "resume"} & found
+    forget()
+    assert run(recipe, "epochs=1", "checkpoint_every=500")["steps"] == 5
+
+
 def test_images_need_not_be_kept_in_memory_again(stopped, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped.parent / "run", folder)

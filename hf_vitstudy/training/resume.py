@@ -134,6 +134,37 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     os.replace(fresh, folder / RECORD)
 
 
+def refuse_overwriting(folder: Path, record: dict[str, Any] | None, checkpoint: Any, replace: bool) -> None:
+    """Keep a training from the weights of somebody else, which it would delete at its end.
+
+    A run that was killed while it saved its network has left no `record`, but a log or checkpoints.
+
+    Raises:
+        StudyError: `folder` is the checkpoint that the training starts from, or holds one that no training of ours left there.
+    """
+    if isinstance(checkpoint, str) and Path(checkpoint).is_dir() and folder.is_dir() and folder.samefile(checkpoint):
+        raise StudyError(
+            f"output {folder} is the folder of model.checkpoint, whose weights would be deleted; choose another output"
+        )
+    ours = record is not None or any((folder / RESUME).glob("step_*")) or any(read_log(folder / LOG))
+    found = [*sorted(path.name for path in folder.glob("*.safetensors")), "config.json"]
+    held = [name for name in found if (folder / name).exists()]
+    if held and not ours and not replace:
+        raise StudyError(
+            f"output {folder} holds {held[0]}, which no training of this recipe wrote; choose another output, or "
+            "replace=true to delete it at the end"
+        )
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The complete lines of a log; a kill may have cut the last one."""
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            yield json.loads(text)
+        except ValueError:
+            return
+
+
 def delete_run(folder: Path) -> None:
     """Make room for a run with other settings; the network itself is replaced at the end."""
     for name in (RESUME, PROFILES):
