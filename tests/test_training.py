@@ -97,6 +97,8 @@ def recipe(shapes, tmp_path):
         ("epochs=0", "epochs must be at least 1, got 0"),
         ("optimizer.lr=fast", "optimizer.lr must be float, got 'fast'"),
         ("optimizer.lr=-1", "optimizer.lr must be positive, got -1"),
+        ("optimizer.clip=-1", "optimizer.clip must be positive, or null for none, got -1"),
+        ("optimizer.clip=0", "optimizer.clip must be positive, or null for none, got 0"),
         ("optimizer.betas=[0.9, x]", r"optimizer.betas\[1\] must be float, got 'x'"),
         ("optimizer.betas=0.9", "optimizer.betas must be list, got 0.9"),
         ("optimizer.name=lion", "optimizer.name must be one of adamw, sgd, got 'lion'"),

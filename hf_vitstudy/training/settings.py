@@ -134,9 +134,10 @@ class Config:
 
 POSITIVE = (
     *("batch_size", "epochs", "steps", "accumulation", "eval_every", "log_every", "checkpoint_every", "keep"),
-    *("patience", "data.image_size", "data.count", "data.shuffle_buffer", "optimizer.lr"),
+    *("patience", "data.image_size", "data.count", "data.shuffle_buffer", "optimizer.lr", "optimizer.clip"),
     *("augment.randaugment.ops", "profile.n", "profile.every"),
 )
+CAN_BE_NONE = ("optimizer.clip",)  # where nobody means 0 by no limit
 NOT_NEGATIVE = (
     *("data.workers", "data.memory_gib", "data.device_gib", "augment.padding", "augment.mixup", "augment.cutmix"),
     *("augment.randaugment.std", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.weight_decay"),
@@ -165,7 +166,8 @@ def _check_numbers(config: Config) -> None:
 
     for name, value in values(POSITIVE):
         if value <= 0:
-            raise StudyError(f"{name} must be {'at least 1' if type(value) is int else 'positive'}, got {value:g}")
+            what = "positive, or null for none" if name in CAN_BE_NONE else "positive"
+            raise StudyError(f"{name} must be {'at least 1' if type(value) is int else what}, got {value:g}")
     for name, value in values(NOT_NEGATIVE):
         if value < 0:
             raise StudyError(f"{name} must not be negative, got {value:g}")
