@@ -226,7 +226,9 @@ class Log:
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
         kept = [line for line in read_log(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        fresh = path.with_name(f".{path.name}.new")  # a kill while it is written leaves the old one
+        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        os.replace(fresh, path)
 
     def __call__(self, **values: Any) -> None:
         with open(self.path, "a", encoding="utf-8") as file:

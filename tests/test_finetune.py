@@ -631,6 +631,37 @@ def test_log_drops_what_a_kill_cut_off(tmp_path):
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'
 
 
+DAMAGES = {
+    "no text": b'{"step": 2, "x": "\xff"}',
+    "a number": b"1",
+    "no step": b'{"a": 1}',
+    "a step that is no number": b'{"step": "2"}',
+    "brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_log_ends_before_what_is_damaged(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + DAMAGES[damage] + b'\n{"step": 3}\n')
+    finetune.Log(path, 3)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_kill_while_the_log_is_written_again_leaves_the_old_one(tmp_path, monkeypatch):
+    path, before = tmp_path / "log.jsonl", '{"step": 1}\n{"step": 2}\n'
+    path.write_text(before)
+
+    def die(self, text, **options):
+        self.open("w").close()
+        raise Stop
+
+    monkeypatch.setattr(Path, "write_text", die)
+    with pytest.raises(Stop):
+        finetune.Log(path, 1)
+    assert path.read_text() == before
+
+
 def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path):
     """Noticed before the next checkpoint, which is therefore of good weights."""
     with pytest.raises(DivergedError, match=r"the loss is not finite at step \d+ \(epoch 0, rows \d+(, \d+){7}\)"):

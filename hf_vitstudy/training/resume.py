@@ -157,12 +157,15 @@ def refuse_overwriting(folder: Path, record: dict[str, Any] | None, checkpoint: 
 
 
 def read_log(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines of a log; a kill may have cut the last one."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+    """The lines of a log up to the first that is damaged; a kill may have cut the last one."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
         try:
-            yield json.loads(text)
-        except ValueError:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
             return
+        if not isinstance(values, dict) or type(values.get("step")) not in (int, float):
+            return
+        yield values
 
 
 def delete_run(folder: Path) -> None:
