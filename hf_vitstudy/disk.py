@@ -50,18 +50,24 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path, stays: str = "What was there before is as it was") -> Iterator[None]:
     """What the disk refuses, in one line.
 
+    Args:
+        folder: or file that is written.
+        stays: what is not lost by it.
+
     Raises:
-        StudyError: instead of an OSError.
+        StudyError: instead of an OSError, or of what safetensors makes of one.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise StudyError(
-            f"cannot write {folder}: {error.strerror or error} ({_free(folder)} free there); make room or choose another "
-            "folder. What was there before is as it was"
+            f"cannot write {folder}: {why} ({_free(folder)} free there); make room or choose another folder. {stays}"
         ) from error
 
 

@@ -49,7 +49,7 @@ from tqdm.auto import tqdm
 from hf_vitstudy.cards import model_card
 from hf_vitstudy.checkpoints import normalisation, prepare
 from hf_vitstudy.demo import recipes_folder
-from hf_vitstudy.disk import only_process
+from hf_vitstudy.disk import explained, only_process
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.hub import make_repo, push
 from hf_vitstudy.jobs import TIMEOUT, make_job, require_on_hub, submit
@@ -91,6 +91,7 @@ from hf_vitstudy.training.resume import (
     read_log,
     read_record,
     refuse_overwriting,
+    what_stays,
     write_checkpoint,
     write_record,
 )
@@ -227,11 +228,12 @@ class Log:
         self.path = path
         kept = [line for line in read_log(path) if line["step"] <= step]
         fresh = path.with_name(f".{path.name}.new")  # a kill while it is written leaves the old one
-        fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
-        os.replace(fresh, path)
+        with explained(path, what_stays(path.parent)):
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(fresh, path)
 
     def __call__(self, **values: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with explained(self.path, what_stays(self.path.parent)), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
@@ -291,14 +293,27 @@ def versions() -> dict[str, str]:
 
 
 def save_output(folder: Path, model: Any, processor: Any, record: dict[str, Any]) -> None:
-    """The folder other tools read: weights, processor, card; ``training.json`` comes last and says that it is complete."""
-    (folder / RECORD).unlink(missing_ok=True)
-    for old in folder.glob("*.safetensors"):
-        old.unlink()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
-    write_record(folder, record)
+    """The folder other tools read: weights, processor, card; ``training.json`` comes last and says that it is complete.
+
+    Raises:
+        StudyError: the disk is full; checkpoints stay, and no half weights.
+    """
+    try:
+        with explained(folder, what_stays(folder)):
+            (folder / RECORD).unlink(missing_ok=True)
+            _delete_weights(folder)
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+            write_record(folder, record)
+    except StudyError:
+        _delete_weights(folder)
+        raise
+
+
+def _delete_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
 
 
 def save_profile(folder: Path, model: Any, processor: Any, config: Config, record: dict[str, Any]) -> None:
@@ -319,9 +334,10 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     passing = folder / PROFILES / ".network"
     shutil.rmtree(passing, ignore_errors=True)  # of a killed run
     checkpoint = passing / f"{folder.name}-step{record['steps']}"
-    model.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
-    write_record(checkpoint, record)
+    with explained(target, what_stays(folder)):
+        model.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
+        write_record(checkpoint, record)
     options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
     measure(checkpoint, wanted.images, alone=True, **options).save(
         target

@@ -83,6 +83,14 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any
     return None
 
 
+def what_stays(folder: Path) -> str:
+    """What a run in `folder` has not lost when it ends now, in words."""
+    steps = sorted(path.name.removeprefix("step_") for path in (folder / RESUME).glob("step_*"))
+    if not steps:
+        return "There is no checkpoint yet, so the same command starts afresh; checkpoint_every writes one"
+    return f"The checkpoint of step {int(steps[-1])} stays, and the same command goes on from there"
+
+
 def _find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where its files are those that were written."""
     try:
