@@ -46,12 +46,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_vitstudy.analyses import make_analysis
 from hf_vitstudy.cards import model_card
 from hf_vitstudy.checkpoints import normalisation, prepare
 from hf_vitstudy.demo import recipes_folder
 from hf_vitstudy.disk import explained, only_process
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.hub import make_repo, push
+from hf_vitstudy.images import load_images
 from hf_vitstudy.jobs import TIMEOUT, make_job, require_on_hub, submit
 from hf_vitstudy.measuring import keep_memory
 from hf_vitstudy.metrics import image_scores, summarise
@@ -345,6 +347,20 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     shutil.rmtree(passing)
 
 
+def check_profile(wanted: ProfileConfig, epochs: float) -> None:
+    """What is to be measured, when and on which images, before the hours of training.
+
+    Raises:
+        StudyError: no such analysis, images or split, or an epoch that this run has not.
+    """
+    for at in wanted.at or ():
+        if not 0 <= at <= epochs:
+            raise StudyError(f"profile.at must be in [0, {epochs:g}], the epochs of this run, got {at:g}")
+    for text in wanted.analyses or ():
+        make_analysis(text)
+    load_images(wanted.images, split=wanted.split, n=wanted.n)
+
+
 def due(wanted: ProfileConfig, step: int, steps_per_epoch: int) -> bool:
     """Whether a profile is asked for after this many steps."""
     if wanted.at is None:
@@ -440,9 +456,12 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
         raise StudyError(
             f"{folder} holds another run ({'; '.join(changed[:3])}); choose another output, or replace=true to delete it"
         )
+    finished = record is not None and not changed
+    if config.profile and not finished:
+        check_profile(config.profile, schedule.epochs)
     if changed and accelerator.is_main_process:
         delete_run(folder)
-    if record is not None and not changed:
+    if record is not None and finished:
         say(f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; nothing to do")
         return publish(folder, repo)
     if changed:

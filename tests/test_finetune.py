@@ -331,6 +331,24 @@ def test_last_profile_of_a_run_that_ends_early(recipe, shapes):
     assert list(profiles_in(recipe.parent / "run")) == [0, 12]
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"analyses": ["zzz"]}, "no analysis is called 'zzz'"),
+        ({"analyses": ["cka:pol=mean"]}, "cka has no option 'pol'"),
+        ({"images": "./nowhere"}, "no images at ./nowhere"),
+        ({"split": "zz"}, "got 'zz'"),
+        ({"at": [0, 4.5]}, r"profile.at must be in \[0, 4\], the epochs of this run, got 4.5"),
+        ({"at": [-1]}, r"profile.at must be in \[0, 4\], the epochs of this run, got -1"),
+    ],
+    ids=["analysis", "option", "images", "split", "too late", "too early"],
+)
+def test_what_a_profile_needs_is_looked_for_before_training(recipe, shapes, monkeypatch, changes, message):
+    monkeypatch.setattr(finetune, "build_model", lambda *arguments: pytest.fail("the network is built later"))
+    with pytest.raises(StudyError, match=message):
+        run(recipe, watch(shapes, **({"at": [2]} | changes)))
+
+
 def test_no_profile_of_a_network_that_is_broken(recipe, shapes, monkeypatch):
     def see_nothing_finite(guard, what, value, step, original=finetune.Guard.see):
         original(guard, what, torch.tensor(math.nan) if step == 4 else value, step)
