@@ -190,9 +190,9 @@ def only_process(folder: Path, doing: str) -> Iterator[None]:
     path = folder / LOCK
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open_lock(path)
+        file, ours = _open_lock(path)
     try:
-        if not _lock(file):
+        if not ours:
             raise StudyError(
                 f"{file.read().strip() or 'another process'} is {doing} {folder}; wait for it, or choose another folder"
             )
@@ -207,14 +207,26 @@ def only_process(folder: Path, doing: str) -> Iterator[None]:
         file.close()
 
 
-def _open_lock(path: Path) -> Any:
-    """The lock's file, to be closed by the caller; not one that its owner deletes in this moment."""
+def _open_lock(path: Path) -> tuple[Any, bool]:
+    """(the lock's file, to be closed by the caller; whether it is now locked for this process).
+
+    An owner that leaves deletes the file, also between the opening and the locking by another; what is locked then is no
+    longer what the next process finds at `path`.
+    """
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         file.seek(0)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
+        ours = _lock(file)
+        if not ours or _lies_at(file, path):
+            return file, ours
         file.close()
+
+
+def _lies_at(file: Any, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: Any) -> bool:

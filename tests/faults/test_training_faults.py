@@ -30,7 +30,7 @@ from toy_recipes import (
 )
 from toy_recipes import one_process as one_process
 
-from hf_vitstudy import StudyError, resources
+from hf_vitstudy import StudyError, disk, resources
 from hf_vitstudy.disk import LOCK, only_process
 from hf_vitstudy.metrics import image_scores, summarise
 from hf_vitstudy.training import data, optimisation
@@ -259,6 +259,27 @@ def test_two_runs_in_one_folder(forks, recipe, tmp_path):
     assert not (tmp_path / "run" / LOCK).exists()
     with only_process(tmp_path / "run", "training into"):
         assert (tmp_path / "run" / LOCK).exists()
+
+
+@pytest.mark.parametrize("next_one", [False, True], ids=["nobody came since", "another came since"])
+def test_a_lock_that_its_owner_deletes_while_another_takes_it(tmp_path, monkeypatch, next_one):
+    """Between opening and locking: who then held a file that is gone would not keep the next process out."""
+    original, seen = disk._lock, []
+
+    def late(file):
+        seen.append(os.fstat(file.fileno()).st_ino)
+        if len(seen) == 1:
+            (tmp_path / LOCK).unlink()
+            if next_one:
+                (tmp_path / LOCK).write_text("process 1 on elsewhere")
+        return original(file)
+
+    monkeypatch.setattr(disk, "_lock", late)
+    with only_process(tmp_path, "training into"):
+        assert (tmp_path / LOCK).stat().st_ino == seen[-1]
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert len(seen) == 2
+    assert not (tmp_path / LOCK).exists()
 
 
 # ---------------------------------------------------------------------------------------------------------- the disk
