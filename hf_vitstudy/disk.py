@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,39 @@ def explained(folder: Path, stays: str = "What was there before is as it was") -
 def _free(folder: Path) -> str:
     there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path.cwd())
     return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
+
+
+def require_place(path: Path) -> None:
+    """A folder is at `path`, or can be made there; asked before the work whose result goes there.
+
+    Raises:
+        StudyError: something else is in the way.
+    """
+    there = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path)
+    if not there.is_dir():
+        raise StudyError(f"{there} is no folder, so nothing can be written into {path}; choose another place")
+
+
+def require_name(path: Path, what: str, *, replaced: bool = False) -> None:
+    """A file can be written to `path`; asked before the work whose result goes there.
+
+    Args:
+        path: of the file.
+        what: it is, such as ``an HTML file``.
+        replaced: whether another file is moved there, so that a device or a link would be gone; folders are then made, too.
+
+    Raises:
+        StudyError: a folder has that name, or none is there to hold the file; or what would be replaced is no regular file.
+    """
+    if path.is_dir():
+        raise StudyError(f"{path} is a folder, expected the name of {what}; choose one in it, or beside it")
+    if replaced:
+        require_place(path.parent)
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            kind = "a link" if path.is_symlink() else "no regular file"
+            raise StudyError(f"{path} is {kind} and would be replaced by {what}; choose another name")
+    elif not path.parent.is_dir():
+        raise StudyError(f"there is no folder {path.parent} for {path.name}; make it first, or choose another place")
 
 
 def fsync_folder(folder: Path) -> None:
