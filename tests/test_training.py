@@ -125,6 +125,18 @@ def recipe(shapes, tmp_path):
         ("augment.randaugment.magnitude=11", r"augment.randaugment.magnitude must be in \[0, 10\], got 11"),
         ("augment.randaugment.level=3", "unknown setting augment.randaugment.level; "),
         ("augment.mixup=-1", "augment.mixup must not be negative"),
+        ("optimizer.betas=[2, 2]", r"optimizer.betas must be in \[0, 1\), got 2"),
+        ("optimizer.betas=[-1, 0]", r"optimizer.betas must be in \[0, 1\), got -1"),
+        ("optimizer.betas=[0.9, 1]", r"optimizer.betas must be in \[0, 1\), got 1"),
+        (
+            "augment.scale=[-1, -1]",
+            r"augment.scale must be two shares of the area, lowest first, up to 1, got \[-1, -1\]",
+        ),
+        ("augment.scale=[1, 0.1]", r"augment.scale must be two shares .* got \[1, 0.1\]"),
+        ("augment.scale=[2, 3]", r"augment.scale must be two shares .* got \[2, 3\]"),
+        ("augment.scale=[0, 0]", r"augment.scale must be two shares .* got \[0, 0\]"),
+        ("data.std=[0, 0, 0]", r"data.std must be positive, got \[0.0, 0.0, 0.0\]"),
+        ("model={checkpoint: 5}", r"model.checkpoint must be str, got 5 \(int\)"),
         ("log_with=tensorboard", "log_with must be list, got 'tensorboard'"),
     ],
 )
