@@ -246,6 +246,19 @@ def test_precision_that_the_machine_lacks(recipe):
         run(recipe, "precision=fp16")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.patch_size=17", r"of 3 channels, 16 x 16 pixels: .*Kernel size"),
+        ("data.image_size=1", r"of 3 channels, 1 x 1 pixels: .*Kernel size"),
+        ("model.num_channels=1", r"of 3 channels, 16 x 16 pixels: .*Expected 1 but got 3"),
+    ],
+)
+def test_networks_that_cannot_look_at_the_images(recipe, override, message):
+    with pytest.raises(StudyError, match=f"the network cannot look at images {message}.*set data.image_size or the"):
+        run(recipe, override)
+
+
 def test_length_in_steps(recipe):
     record = run(recipe, "epochs=null", "steps=7", "optimizer.warmup_epochs=0", "optimizer.warmup_steps=2")
     log = log_lines(recipe.parent / "run")
