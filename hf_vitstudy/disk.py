@@ -73,7 +73,7 @@ def explained(folder: Path, stays: str = "What was there before is as it was") -
 
 
 def _free(folder: Path) -> str:
-    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path.cwd())
+    there = next((parent for parent in (folder, *folder.absolute().parents) if os.path.isdir(parent)), Path.cwd())
     return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
 
 
@@ -99,14 +99,14 @@ def require_name(path: Path, what: str, *, replaced: bool = False) -> None:
     Raises:
         StudyError: a folder has that name, or none is there to hold the file; or what would be replaced is no regular file.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # also of a name that is too long, of which pathlib makes an error
         raise StudyError(f"{path} is a folder, expected the name of {what}; choose one in it, or beside it")
     if replaced:
         require_place(path.parent)
         if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
             kind = "a link" if path.is_symlink() else "no regular file"
             raise StudyError(f"{path} is {kind} and would be replaced by {what}; choose another name")
-    elif not path.parent.is_dir():
+    elif not os.path.isdir(path.parent):
         raise StudyError(f"there is no folder {path.parent} for {path.name}; make it first, or choose another place")
 
 

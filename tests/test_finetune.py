@@ -259,6 +259,37 @@ def test_networks_that_cannot_look_at_the_images(recipe, override, message):
         run(recipe, override)
 
 
+def test_output_whose_name_is_too_long(recipe):
+    with pytest.raises(StudyError, match=r"cannot write .*xxx: File name too long \(.* MB free there\)"):
+        run(recipe, f"output={recipe.parent / ('x' * 300)}")
+
+
+FOREIGN = {
+    "files in a list": '{"files": []}',
+    "files alone": '{"files": {}}',
+    "no settings": '{"files": {}, "config": {"model": []}, "metrics": {"test": {"accuracy": 1.0}}}',
+    "no metrics": '{"files": {}, "config": {"model": {}}, "metrics": 3}',
+    "brackets": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_a_record_of_another_program_is_none_of_ours(tmp_path, text):
+    (tmp_path / "training.json").write_text(text)
+    assert resume.read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("step", [3, 999_999_999])
+def test_a_file_with_the_name_of_a_checkpoint_stops_no_run(tmp_path, step):
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / f"step_{step:09d}").write_text("x")
+    assert "There is no checkpoint yet" in resume.what_stays(tmp_path)
+    resume.write_checkpoint(tmp_path / "resume", {"step": 3}, keep=1)
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["step_000000003"]
+    assert resume.newest_checkpoint(tmp_path / "resume", print)["step"] == 3
+    assert "The checkpoint of step 3 stays" in resume.what_stays(tmp_path)
+
+
 def test_length_in_steps(recipe):
     record = run(recipe, "epochs=null", "steps=7", "optimizer.warmup_epochs=0", "optimizer.warmup_steps=2")
     log = log_lines(recipe.parent / "run")

@@ -38,13 +38,21 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
     except StudyError:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    _delete(target)  # a damaged one of the same step
     os.replace(fresh, target)
     fsync_folder(folder)
     found = sorted(folder.glob("step_*"))
     newer = [path for path in found if path.name > target.name]  # damaged ones, which were passed over
     for old in newer + found[: len(found) - len(newer)][:-keep]:
-        shutil.rmtree(old)
+        _delete(old)
+
+
+def _delete(path: Path) -> None:
+    """A checkpoint, or a file that has the name of one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_files(fresh: Path, state: dict[str, Any]) -> None:
@@ -85,10 +93,10 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any
 
 def what_stays(folder: Path) -> str:
     """What a run in `folder` has not lost when it ends now, in words."""
-    steps = sorted(path.name.removeprefix("step_") for path in (folder / RESUME).glob("step_*"))
+    steps = [int(path.parent.name[5:]) for path in (folder / RESUME).glob(f"step_{'[0-9]' * 9}/{MANIFEST}")]
     if not steps:
         return "There is no checkpoint yet, so the same command starts afresh; checkpoint_every writes one"
-    return f"The checkpoint of step {int(steps[-1])} stays, and the same command goes on from there"
+    return f"The checkpoint of step {max(steps)} stays, and the same command goes on from there"
 
 
 def _find_damage(path: Path) -> str | None:
@@ -125,13 +133,16 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, 
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """``training.json`` of a finished run; None where there is none, or where its weights are not there as they were saved."""
+    """``training.json`` of a finished run; None where there is none of ours, or not its weights as they were saved."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        ours = isinstance(record["config"]["model"], dict) and isinstance(
+            record["metrics"]["test"]["accuracy"], int | float
+        )
         whole = all(file_sha256(folder / name) == digest for name, digest in record["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return record if whole else None
+    return record if ours and whole else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
