@@ -325,7 +325,7 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     """
     from hf_vitstudy import load_profile, measure
 
-    wanted, target = config.profile, folder / PROFILES / f"step_{record['steps']:09d}"
+    wanted, target = config.profile, profile_folder(folder, record["steps"])
     assert wanted is not None, "called where profiles are asked for"
     try:
         load_profile(target)
@@ -347,6 +347,10 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     shutil.rmtree(passing)
 
 
+def profile_folder(folder: Path, step: int) -> Path:
+    return folder / PROFILES / f"step_{step:09d}"
+
+
 def check_profile(wanted: ProfileConfig, epochs: float) -> None:
     """What is to be measured, when and on which images, before the hours of training.
 
@@ -366,6 +370,20 @@ def due(wanted: ProfileConfig, step: int, steps_per_epoch: int) -> bool:
     if wanted.at is None:
         return step % (wanted.every * steps_per_epoch) == 0
     return step in [round(epoch * steps_per_epoch) for epoch in wanted.at]
+
+
+def lacking(config: Config, folder: Path, record: dict[str, Any], steps_per_epoch: int) -> Iterator[str]:
+    """What is asked for beside the weights, which do not depend on it, and was not when a finished run was trained."""
+    if config.eval_train and "train" not in record["metrics"]:
+        yield "metrics of the training images (eval_train)"
+    if config.profile:
+        steps = [step for step in range(record["steps"] + 1) if due(config.profile, step, steps_per_epoch)]
+        steps += [record["steps"]] if config.profile.at is None else []
+        folders = [profile_folder(folder, step) for step in dict.fromkeys(steps)]
+        names = [f"{PROFILES}/{each.name} (profile)" for each in folders if not each.is_dir()]
+        yield from names[:3]
+        if names[3:]:
+            yield f"{len(names) - 3} more"
 
 
 class Choice:
@@ -462,7 +480,11 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
     if changed and accelerator.is_main_process:
         delete_run(folder)
     if record is not None and finished:
-        say(f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; nothing to do")
+        left = ", ".join(lacking(config, folder, record, schedule.steps_per_epoch))
+        then = f"without {left}: made in training alone, so choose another output to train again with them"
+        say(
+            f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; {then if left else 'nothing to do'}"
+        )
         return publish(folder, repo)
     if changed:
         state = None

@@ -686,6 +686,22 @@ def test_finished_run_is_not_repeated(whole, tmp_path, stopped, capsys):
     assert resume.read_record(folder) is None
 
 
+def test_a_finished_run_says_what_it_was_not_asked_for(whole, shapes, stopped, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole["vit"]["folder"], folder)
+    (folder / "profiles" / "step_000000020").mkdir(parents=True)
+    run(stopped, f"output={folder}", "eval_train=true", watch(shapes, every=3))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "finished before" in line]
+    assert "nothing to do" not in line
+    assert (
+        "without metrics of the training images (eval_train), profiles/step_000000000 (profile), "
+        "profiles/step_000000015 (profile): made in training alone, so choose another output to train again with them"
+    ) in line
+    (folder / "profiles" / "step_000000015").mkdir()
+    run(stopped, f"output={folder}", watch(shapes, at=[3, 4]))
+    assert "nothing to do" in capsys.readouterr().err
+
+
 def test_log_drops_what_a_kill_cut_off(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
