@@ -342,6 +342,8 @@ def compare(
     from .profile import load_profile
     from .study import one_profile
 
+    if out is not None:
+        _require_table(out)
     comparison = compare_(load_profile(one_profile(first)), load_profile(one_profile(second)))
     if deconfounded and measure != "cka":
         raise StudyError(f"--deconfounded is of CKA, got --measure {measure}; leave one of the two out")
@@ -381,23 +383,28 @@ def judge(
     """
     from .claims import choose_claims, explain
     from .claims import judge as judge_
+    from .disk import explained, require_name
     from .profile import load_profile
     from .study import profile_folders
 
-    explained = choose_claims(_ids(told)) if told else []
-    if not profiles and not explained:
+    if out is not None:
+        require_name(out, "a JSON file")
+    told_about = choose_claims(_ids(told)) if told else []
+    if not profiles and not told_about:
         raise StudyError("judge needs at least one profile, got none; or --explain ID for what a claim says")
     judgements: list[Judgement] = []
     if profiles:
-        claims = explained if explained and not only else choose_claims(_ids(only))
+        claims = told_about if told_about and not only else choose_claims(_ids(only))
         loaded = [load_profile(folder) for each in profiles for folder in profile_folders(each)]
         judgements = judge_(*loaded, claims=claims, draws=draws, seed=seed)
-    for claim in explained:
+    for claim in told_about:
         typer.echo(f"{claim.id}\n{_described(explain(claim))}\n")
     if judgements:
         _print_judgements(judgements)
     if out is not None:
-        out.write_text(json.dumps([judgement.to_dict() for judgement in judgements], indent=1, ensure_ascii=False))
+        text = json.dumps([judgement.to_dict() for judgement in judgements], indent=1, ensure_ascii=False)
+        with explained(out):
+            out.write_text(text, encoding="utf-8")
 
 
 @app.command()
@@ -445,6 +452,7 @@ def study(
     Again, from the stored result alone: vitstudy study study/results.json --findings FINDINGS.md
     """
     from .claims import choose_claims
+    from .disk import require_place
     from .figures import save_study_figures
     from .findings import write_findings
     from .study import Settings, load_study, make_study
@@ -457,6 +465,9 @@ def study(
     if folder.is_file():
         result, out = load_study(folder), folder.parent
     else:
+        require_place(out)
+        if findings is not None:
+            require_place(findings.parent)
         claims = tuple(choose_claims(_ids(only)))
         settings = Settings(claims, draws, seed, permutations, pairs, one_seed)
         result = make_study(folder, out, settings)
@@ -483,10 +494,14 @@ def report(
 
     Example: vitstudy report profiles/vit-base-patch16-224 profiles/resnet-50 --out report.html --figures figures
     """
+    from .disk import require_name, require_place
     from .profile import load_profile
     from .report import write_report
     from .study import profile_folders
 
+    require_name(out, "an HTML file", replaced=True)
+    if figures is not None:
+        require_place(figures)
     loaded = [load_profile(folder) for each in profiles for folder in profile_folders(each)]
     typer.echo(f"report -> {write_report(*loaded, out=out, draws=draws, seed=seed)}")
     if figures is not None:
@@ -921,6 +936,8 @@ def _print_nearest(folder: Path, out: Path, near: str) -> None:
 
 
 def _write_maps(path: Path, maps: dict[str, xr.Dataset]) -> None:
+    from .disk import explained
+
     cells = [
         {"map": key, "row": str(row), "column": str(column)}
         | {name: _number(found[name].values[i, j]) for name in found.data_vars if found[name].ndim == 2}
@@ -928,16 +945,23 @@ def _write_maps(path: Path, maps: dict[str, xr.Dataset]) -> None:
         for i, row in enumerate(found["row"].values)
         for j, column in enumerate(found["column"].values)
     ]
-    if path.suffix == ".csv":
-        fields = list(dict.fromkeys(key for cell in cells for key in cell))
-        with open(path, "w", newline="") as file:
-            writer = csv.DictWriter(file, fields)
-            writer.writeheader()
-            writer.writerows(cells)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps({"n": int(maps["ab"].attrs["n"]), "cells": cells}, indent=1, allow_nan=False))
-    else:
+    with explained(path):
+        if path.suffix == ".csv":
+            fields = list(dict.fromkeys(key for cell in cells for key in cell))
+            with open(path, "w", newline="") as file:
+                writer = csv.DictWriter(file, fields)
+                writer.writeheader()
+                writer.writerows(cells)
+        else:
+            path.write_text(json.dumps({"n": int(maps["ab"].attrs["n"]), "cells": cells}, indent=1, allow_nan=False))
+
+
+def _require_table(path: Path) -> None:
+    from .disk import require_name
+
+    if path.suffix not in (".csv", ".json"):
         raise StudyError(f"--out must end in .json or .csv, got {path.name!r}")
+    require_name(path, "a file")
 
 
 def _number(value: float) -> float | None:

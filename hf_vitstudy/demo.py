@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .disk import require_name, require_place
 from .errors import StudyError
 
 
@@ -47,6 +48,8 @@ def run_demo(out: Path, seed: int = 0, overrides: Sequence[str] = ()) -> Iterato
     from .report import make_report
 
     out = Path(out)
+    require_place(out)
+    require_name(out / "report.html", "an HTML file", replaced=True)
     digits = write_digits(out / "digits")
     checkpoints = [train(recipe, digits, out / "checkpoints", seed, overrides) for recipe in RECIPES]
     profiles = [

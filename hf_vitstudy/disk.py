@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import shutil
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -50,24 +51,63 @@ def written_whole(folder: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def explained(folder: Path) -> Iterator[None]:
+def explained(folder: Path, stays: str = "What was there before is as it was") -> Iterator[None]:
     """What the disk refuses, in one line.
 
+    Args:
+        folder: or file that is written.
+        stays: what is not lost by it.
+
     Raises:
-        StudyError: instead of an OSError.
+        StudyError: instead of an OSError, or of what safetensors makes of one.
     """
+    from safetensors import SafetensorError
+
     try:
         yield
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
+        why = getattr(error, "strerror", None) or error
         raise StudyError(
-            f"cannot write {folder}: {error.strerror or error} ({_free(folder)} free there); make room or choose another "
-            "folder. What was there before is as it was"
+            f"cannot write {folder}: {why} ({_free(folder)} free there); make room or choose another folder. {stays}"
         ) from error
 
 
 def _free(folder: Path) -> str:
-    there = next((parent for parent in (folder, *folder.absolute().parents) if parent.is_dir()), Path.cwd())
+    there = next((parent for parent in (folder, *folder.absolute().parents) if os.path.isdir(parent)), Path.cwd())
     return f"{shutil.disk_usage(there).free / 1e6:,.1f} MB"
+
+
+def require_place(path: Path) -> None:
+    """A folder is at `path`, or can be made there; asked before the work whose result goes there.
+
+    Raises:
+        StudyError: something else is in the way.
+    """
+    there = next((place for place in (path, *path.absolute().parents) if os.path.lexists(place)), path)
+    if not there.is_dir():
+        raise StudyError(f"{there} is no folder, so nothing can be written into {path}; choose another place")
+
+
+def require_name(path: Path, what: str, *, replaced: bool = False) -> None:
+    """A file can be written to `path`; asked before the work whose result goes there.
+
+    Args:
+        path: of the file.
+        what: it is, such as ``an HTML file``.
+        replaced: whether another file is moved there, so that a device or a link would be gone; folders are then made, too.
+
+    Raises:
+        StudyError: a folder has that name, or none is there to hold the file; or what would be replaced is no regular file.
+    """
+    if os.path.isdir(path):  # also of a name that is too long, of which pathlib makes an error
+        raise StudyError(f"{path} is a folder, expected the name of {what}; choose one in it, or beside it")
+    if replaced:
+        require_place(path.parent)
+        if os.path.lexists(path) and not stat.S_ISREG(os.lstat(path).st_mode):
+            kind = "a link" if path.is_symlink() else "no regular file"
+            raise StudyError(f"{path} is {kind} and would be replaced by {what}; choose another name")
+    elif not os.path.isdir(path.parent):
+        raise StudyError(f"there is no folder {path.parent} for {path.name}; make it first, or choose another place")
 
 
 def fsync_folder(folder: Path) -> None:
@@ -184,9 +224,9 @@ def only_process(folder: Path, doing: str) -> Iterator[None]:
     path = folder / LOCK
     with explained(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        file = _open_lock(path)
+        file, ours = _open_lock(path)
     try:
-        if not _lock(file):
+        if not ours:
             raise StudyError(
                 f"{file.read().strip() or 'another process'} is {doing} {folder}; wait for it, or choose another folder"
             )
@@ -201,14 +241,26 @@ def only_process(folder: Path, doing: str) -> Iterator[None]:
         file.close()
 
 
-def _open_lock(path: Path) -> Any:
-    """The lock's file, to be closed by the caller; not one that its owner deletes in this moment."""
+def _open_lock(path: Path) -> tuple[Any, bool]:
+    """(the lock's file, to be closed by the caller; whether it is now locked for this process).
+
+    An owner that leaves deletes the file, also between the opening and the locking by another; what is locked then is no
+    longer what the next process finds at `path`.
+    """
     while True:
         file = open(path, "a+", encoding="utf-8")  # noqa: SIM115
         file.seek(0)
-        if os.fstat(file.fileno()).st_nlink:
-            return file
+        ours = _lock(file)
+        if not ours or _lies_at(file, path):
+            return file, ours
         file.close()
+
+
+def _lies_at(file: Any, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _lock(file: Any) -> bool:

@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from . import figures, viewer
 from .claims import DOMINANT, Control, Judgement, Verdict, dominated
 from .comparison import Comparison
+from .disk import explained, require_name
 from .errors import StudyError
 from .figures.interventions import corruption_kinds, crossings
 from .figures.similarity import cell_text
@@ -71,14 +72,21 @@ class Report:
         return _template("frame.html").render(title=self.title, findings=self.findings, page=_in_attribute(self.html))
 
     def save(self, path: str | os.PathLike) -> Path:
-        """Write the page, replacing an older one only when the new one is complete."""
+        """Write the page, replacing an older one only when the new one is complete.
+
+        Raises:
+            StudyError: no file can be written there, or what is there is no regular file.
+        """
         path = Path(path)
-        if path.is_dir():
-            raise StudyError(f"{path} is a folder, expected the name of an HTML file, such as {path / 'report.html'}")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        require_name(path, "an HTML file", replaced=True)
         fresh = path.with_name(f".{path.name}.{os.getpid()}.new")
-        fresh.write_text(self.html, encoding="utf-8")
-        fresh.replace(path)
+        with explained(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                fresh.write_text(self.html, encoding="utf-8")
+                fresh.replace(path)
+            finally:
+                fresh.unlink(missing_ok=True)
         return path
 
     def _repr_html_(self) -> str:
@@ -108,6 +116,7 @@ def make_report(*profiles: Profile, draws: int = 1000, seed: int = 0) -> Report:
 
 def write_report(*profiles: Profile, out: str | os.PathLike, draws: int = 1000, seed: int = 0) -> Path:
     """`make_report`, saved as one HTML file; returns its path."""
+    require_name(Path(out), "an HTML file", replaced=True)
     return make_report(*profiles, draws=draws, seed=seed).save(out)
 
 

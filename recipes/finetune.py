@@ -46,12 +46,14 @@ from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from hf_vitstudy.analyses import make_analysis
 from hf_vitstudy.cards import model_card
 from hf_vitstudy.checkpoints import normalisation, prepare
 from hf_vitstudy.demo import recipes_folder
-from hf_vitstudy.disk import only_process
+from hf_vitstudy.disk import explained, only_process
 from hf_vitstudy.errors import StudyError
 from hf_vitstudy.hub import make_repo, push
+from hf_vitstudy.images import load_images
 from hf_vitstudy.jobs import TIMEOUT, make_job, require_on_hub, submit
 from hf_vitstudy.measuring import keep_memory
 from hf_vitstudy.metrics import image_scores, summarise
@@ -88,7 +90,10 @@ from hf_vitstudy.training.resume import (
     changes,
     delete_run,
     newest_checkpoint,
+    read_log,
     read_record,
+    refuse_overwriting,
+    what_stays,
     write_checkpoint,
     write_record,
 )
@@ -223,21 +228,15 @@ class Log:
 
     def __init__(self, path: Path, step: int) -> None:
         self.path = path
-        kept = [line for line in _lines(path) if line["step"] <= step]
-        path.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+        kept = [line for line in read_log(path) if line["step"] <= step]
+        fresh = path.with_name(f".{path.name}.new")  # a kill while it is written leaves the old one
+        with explained(path, what_stays(path.parent)):
+            fresh.write_text("".join(json.dumps(line) + "\n" for line in kept), encoding="utf-8")
+            os.replace(fresh, path)
 
     def __call__(self, **values: Any) -> None:
-        with open(self.path, "a", encoding="utf-8") as file:
+        with explained(self.path, what_stays(self.path.parent)), open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
-
-
-def _lines(path: Path) -> Iterator[dict[str, Any]]:
-    """The complete lines; a kill may have cut the last one."""
-    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            yield json.loads(text)
-        except ValueError:
-            return
 
 
 def check_trackers(names: list[str]) -> None:
@@ -296,14 +295,27 @@ def versions() -> dict[str, str]:
 
 
 def save_output(folder: Path, model: Any, processor: Any, record: dict[str, Any]) -> None:
-    """The folder other tools read: weights, processor, card; ``training.json`` comes last and says that it is complete."""
-    (folder / RECORD).unlink(missing_ok=True)
-    for old in folder.glob("*.safetensors"):
-        old.unlink()
-    model.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    (folder / "README.md").write_text(model_card(record), encoding="utf-8")
-    write_record(folder, record)
+    """The folder other tools read: weights, processor, card; ``training.json`` comes last and says that it is complete.
+
+    Raises:
+        StudyError: the disk is full; checkpoints stay, and no half weights.
+    """
+    try:
+        with explained(folder, what_stays(folder)):
+            (folder / RECORD).unlink(missing_ok=True)
+            _delete_weights(folder)
+            model.save_pretrained(folder)
+            processor.save_pretrained(folder)
+            (folder / "README.md").write_text(model_card(record), encoding="utf-8")
+            write_record(folder, record)
+    except StudyError:
+        _delete_weights(folder)
+        raise
+
+
+def _delete_weights(folder: Path) -> None:
+    for path in folder.glob("*.safetensors"):
+        path.unlink()
 
 
 def save_profile(folder: Path, model: Any, processor: Any, config: Config, record: dict[str, Any]) -> None:
@@ -313,7 +325,7 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     """
     from hf_vitstudy import load_profile, measure
 
-    wanted, target = config.profile, folder / PROFILES / f"step_{record['steps']:09d}"
+    wanted, target = config.profile, profile_folder(folder, record["steps"])
     assert wanted is not None, "called where profiles are asked for"
     try:
         load_profile(target)
@@ -324,9 +336,10 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     passing = folder / PROFILES / ".network"
     shutil.rmtree(passing, ignore_errors=True)  # of a killed run
     checkpoint = passing / f"{folder.name}-step{record['steps']}"
-    model.save_pretrained(checkpoint)
-    processor.save_pretrained(checkpoint)
-    write_record(checkpoint, record)
+    with explained(target, what_stays(folder)):
+        model.save_pretrained(checkpoint)
+        processor.save_pretrained(checkpoint)
+        write_record(checkpoint, record)
     options |= {"split": wanted.split, "n": wanted.n, "device": str(device), "progress": False, "workers": 0}
     measure(checkpoint, wanted.images, alone=True, **options).save(
         target
@@ -334,11 +347,43 @@ def save_profile(folder: Path, model: Any, processor: Any, config: Config, recor
     shutil.rmtree(passing)
 
 
+def profile_folder(folder: Path, step: int) -> Path:
+    return folder / PROFILES / f"step_{step:09d}"
+
+
+def check_profile(wanted: ProfileConfig, epochs: float) -> None:
+    """What is to be measured, when and on which images, before the hours of training.
+
+    Raises:
+        StudyError: no such analysis, images or split, or an epoch that this run has not.
+    """
+    for at in wanted.at or ():
+        if not 0 <= at <= epochs:
+            raise StudyError(f"profile.at must be in [0, {epochs:g}], the epochs of this run, got {at:g}")
+    for text in wanted.analyses or ():
+        make_analysis(text)
+    load_images(wanted.images, split=wanted.split, n=wanted.n)
+
+
 def due(wanted: ProfileConfig, step: int, steps_per_epoch: int) -> bool:
     """Whether a profile is asked for after this many steps."""
     if wanted.at is None:
         return step % (wanted.every * steps_per_epoch) == 0
     return step in [round(epoch * steps_per_epoch) for epoch in wanted.at]
+
+
+def lacking(config: Config, folder: Path, record: dict[str, Any], steps_per_epoch: int) -> Iterator[str]:
+    """What is asked for beside the weights, which do not depend on it, and was not when a finished run was trained."""
+    if config.eval_train and "train" not in record["metrics"]:
+        yield "metrics of the training images (eval_train)"
+    if config.profile:
+        steps = [step for step in range(record["steps"] + 1) if due(config.profile, step, steps_per_epoch)]
+        steps += [record["steps"]] if config.profile.at is None else []
+        folders = [profile_folder(folder, step) for step in dict.fromkeys(steps)]
+        names = [f"{PROFILES}/{each.name} (profile)" for each in folders if not each.is_dir()]
+        yield from names[:3]
+        if names[3:]:
+            yield f"{len(names) - 3} more"
 
 
 class Choice:
@@ -393,6 +438,7 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
     """From what an earlier start left to the finished network in `folder`, and on the Hub in `repo` if that is named."""
     # What an earlier start left: a finished run, a checkpoint to go on from, or another run.
     record, state = read_record(folder), newest_checkpoint(folder / RESUME, say)
+    refuse_overwriting(folder, record, config.model.get("checkpoint"), config.replace)
     before = record or state
     config = pin(config, before["config"]["model"].get("checkpoint") if before else None)
     check_trackers(config.log_with)
@@ -428,10 +474,17 @@ def train(config: Config, folder: Path, repo: str | None, stopping: Stopping) ->
         raise StudyError(
             f"{folder} holds another run ({'; '.join(changed[:3])}); choose another output, or replace=true to delete it"
         )
+    finished = record is not None and not changed
+    if config.profile and not finished:
+        check_profile(config.profile, schedule.epochs)
     if changed and accelerator.is_main_process:
         delete_run(folder)
-    if record is not None and not changed:
-        say(f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; nothing to do")
+    if record is not None and finished:
+        left = ", ".join(lacking(config, folder, record, schedule.steps_per_epoch))
+        then = f"without {left}: made in training alone, so choose another output to train again with them"
+        say(
+            f"{folder}: finished before, {accuracy(record['metrics']['test'])} right; {then if left else 'nothing to do'}"
+        )
         return publish(folder, repo)
     if changed:
         state = None

@@ -281,6 +281,41 @@ BAD = {
 }
 
 
+def a_file(folder: Path) -> Path:
+    (folder / "file").write_text("kept")
+    return folder / "file"
+
+
+PLACES = {  # command -> words that name a place for its result, and what is said of it
+    "judge: no folder": (lambda s, t: ["judge", *s, "--json", t / "none" / "x.json"], "there is no folder"),
+    "judge: a folder": (lambda s, t: ["judge", *s, "--json", t], "is a folder, expected the name of a JSON file"),
+    "compare: no folder": (lambda s, t: ["compare", *s, "--out", t / "none" / "x.csv"], "there is no folder"),
+    "compare: an ending": (lambda s, t: ["compare", *s, "--out", t / "x.txt"], "must end in .json or .csv"),
+    "report: a folder": (lambda s, t: ["report", *s, "--out", t], "is a folder"),
+    "report: below a file": (lambda s, t: ["report", *s, "--out", a_file(t) / "r.html"], "file is no folder"),
+    "report: figures in a file": (
+        lambda s, t: ["report", *s, "--out", t / "r.html", "--figures", a_file(t)],
+        "file is no folder",
+    ),
+    "study: a file": (lambda s, t: ["study", s[0].parent, "--out", a_file(t)], "file is no folder"),
+    "demo: a file": (lambda s, t: ["demo", "--out", a_file(t)], "file is no folder"),
+}
+
+
+@pytest.mark.parametrize("case", PLACES)
+def test_the_place_of_a_result_is_looked_at_before_the_work(case, run, stored, tmp_path, monkeypatch):
+    for place in ("hf_vitstudy.profile.load_profile", "hf_vitstudy.study.make_study", "hf_vitstudy.demo.write_digits"):
+        monkeypatch.setattr(place, lambda *arguments: pytest.fail("the work comes later"))
+    words, message = PLACES[case]
+    found = run(*words(stored, tmp_path))
+    assert found.code == 2
+    (line,) = [line for line in found.err.splitlines() if line]
+    assert line.startswith("error: ")
+    assert message in line
+    if (tmp_path / "file").exists():
+        assert (tmp_path / "file").read_text() == "kept"
+
+
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(case, run, stored, vit_folder, image_folder, tmp_path):
     words, message = BAD[case]

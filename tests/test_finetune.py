@@ -246,6 +246,50 @@ def test_precision_that_the_machine_lacks(recipe):
         run(recipe, "precision=fp16")
 
 
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.patch_size=17", r"of 3 channels, 16 x 16 pixels: .*Kernel size"),
+        ("data.image_size=1", r"of 3 channels, 1 x 1 pixels: .*Kernel size"),
+        ("model.num_channels=1", r"of 3 channels, 16 x 16 pixels: .*Expected 1 but got 3"),
+    ],
+)
+def test_networks_that_cannot_look_at_the_images(recipe, override, message):
+    with pytest.raises(StudyError, match=f"the network cannot look at images {message}.*set data.image_size or the"):
+        run(recipe, override)
+
+
+def test_output_whose_name_is_too_long(recipe):
+    with pytest.raises(StudyError, match=r"cannot write .*xxx: File name too long \(.* MB free there\)"):
+        run(recipe, f"output={recipe.parent / ('x' * 300)}")
+
+
+FOREIGN = {
+    "files in a list": '{"files": []}',
+    "files alone": '{"files": {}}',
+    "no settings": '{"files": {}, "config": {"model": []}, "metrics": {"test": {"accuracy": 1.0}}}',
+    "no metrics": '{"files": {}, "config": {"model": {}}, "metrics": 3}',
+    "brackets": "[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("text", FOREIGN.values(), ids=FOREIGN)
+def test_a_record_of_another_program_is_none_of_ours(tmp_path, text):
+    (tmp_path / "training.json").write_text(text)
+    assert resume.read_record(tmp_path) is None
+
+
+@pytest.mark.parametrize("step", [3, 999_999_999])
+def test_a_file_with_the_name_of_a_checkpoint_stops_no_run(tmp_path, step):
+    (tmp_path / "resume").mkdir()
+    (tmp_path / "resume" / f"step_{step:09d}").write_text("x")
+    assert "There is no checkpoint yet" in resume.what_stays(tmp_path)
+    resume.write_checkpoint(tmp_path / "resume", {"step": 3}, keep=1)
+    assert [path.name for path in (tmp_path / "resume").iterdir()] == ["step_000000003"]
+    assert resume.newest_checkpoint(tmp_path / "resume", print)["step"] == 3
+    assert "The checkpoint of step 3 stays" in resume.what_stays(tmp_path)
+
+
 def test_length_in_steps(recipe):
     record = run(recipe, "epochs=null", "steps=7", "optimizer.warmup_epochs=0", "optimizer.warmup_steps=2")
     log = log_lines(recipe.parent / "run")
@@ -329,6 +373,24 @@ def test_last_profile_of_a_run_that_ends_early(recipe, shapes):
     early = ("data.holdout=0.2", "patience=2", "optimizer.lr=1e-12", "epochs=50")
     assert run(recipe, watch(shapes, every=20), *early)["steps"] == 12
     assert list(profiles_in(recipe.parent / "run")) == [0, 12]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"analyses": ["zzz"]}, "no analysis is called 'zzz'"),
+        ({"analyses": ["cka:pol=mean"]}, "cka has no option 'pol'"),
+        ({"images": "./nowhere"}, "no images at ./nowhere"),
+        ({"split": "zz"}, "got 'zz'"),
+        ({"at": [0, 4.5]}, r"profile.at must be in \[0, 4\], the epochs of this run, got 4.5"),
+        ({"at": [-1]}, r"profile.at must be in \[0, 4\], the epochs of this run, got -1"),
+    ],
+    ids=["analysis", "option", "images", "split", "too late", "too early"],
+)
+def test_what_a_profile_needs_is_looked_for_before_training(recipe, shapes, monkeypatch, changes, message):
+    monkeypatch.setattr(finetune, "build_model", lambda *arguments: pytest.fail("the network is built later"))
+    with pytest.raises(StudyError, match=message):
+        run(recipe, watch(shapes, **({"at": [2]} | changes)))
 
 
 def test_no_profile_of_a_network_that_is_broken(recipe, shapes, monkeypatch):
@@ -535,6 +597,48 @@ def test_another_run_is_refused_or_replaced(stopped, tmp_path):
         run(stopped, f"output={folder}")
 
 
+@pytest.mark.parametrize("kept", ["model.safetensors", "config.json"])
+def test_weights_of_somebody_else_are_not_overwritten(recipe, vit_folder, tmp_path, monkeypatch, kept):
+    folder = tmp_path / "theirs"
+    folder.mkdir()
+    shutil.copy(vit_folder / kept, folder)
+    before = (folder / kept).read_bytes()
+    monkeypatch.setattr(finetune, "load_data", lambda *arguments: pytest.fail("images are read later"))
+    with pytest.raises(StudyError, match=rf"output .*theirs holds {kept}, which no training of this recipe wrote"):
+        run(recipe, f"output={folder}")
+    assert (folder / kept).read_bytes() == before
+    monkeypatch.undo()
+    assert run(recipe, f"output={folder}", "replace=true", "epochs=1")["files"]
+
+
+def test_the_checkpoint_to_start_from_is_never_the_output(recipe, vit_folder, tmp_path):
+    start = tmp_path / "start"
+    shutil.copytree(vit_folder, start)
+    (tmp_path / "link").symlink_to(start)
+    before = (start / "model.safetensors").read_bytes()
+    options = (f"model={json.dumps({'checkpoint': str(tmp_path / 'link')})}", "data.image_size=null", "replace=true")
+    with pytest.raises(StudyError, match=r"output .*start is the folder of model.checkpoint"):
+        run(recipe, f"output={start}", *options)
+    assert (start / "model.safetensors").read_bytes() == before
+
+
+def test_a_run_that_was_killed_while_it_saved_goes_on(recipe, tmp_path, monkeypatch):
+    """Before any checkpoint: what tells its weights from somebody else's is the log."""
+
+    def stop(*arguments):
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(finetune, "write_record", stop)
+        with pytest.raises(Stop):
+            run(recipe, "epochs=1", "checkpoint_every=500")
+    found = {path.name for path in (tmp_path / "run").iterdir()}
+    assert {"model.safetensors", "log.jsonl"} <= found
+    assert not {"training.json", "resume"} & found
+    forget()
+    assert run(recipe, "epochs=1", "checkpoint_every=500")["steps"] == 5
+
+
 def test_images_need_not_be_kept_in_memory_again(stopped, whole, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(stopped.parent / "run", folder)
@@ -582,11 +686,58 @@ def test_finished_run_is_not_repeated(whole, tmp_path, stopped, capsys):
     assert resume.read_record(folder) is None
 
 
+def test_a_finished_run_says_what_it_was_not_asked_for(whole, shapes, stopped, tmp_path, capsys):
+    folder = tmp_path / "run"
+    shutil.copytree(whole["vit"]["folder"], folder)
+    (folder / "profiles" / "step_000000020").mkdir(parents=True)
+    run(stopped, f"output={folder}", "eval_train=true", watch(shapes, every=3))
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "finished before" in line]
+    assert "nothing to do" not in line
+    assert (
+        "without metrics of the training images (eval_train), profiles/step_000000000 (profile), "
+        "profiles/step_000000015 (profile): made in training alone, so choose another output to train again with them"
+    ) in line
+    (folder / "profiles" / "step_000000015").mkdir()
+    run(stopped, f"output={folder}", watch(shapes, at=[3, 4]))
+    assert "nothing to do" in capsys.readouterr().err
+
+
 def test_log_drops_what_a_kill_cut_off(tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"ste')
     finetune.Log(path, 2)(step=3, loss=1.0)
     assert path.read_text() == '{"step": 1}\n{"step": 2}\n{"step": 3, "loss": 1.0}\n'
+
+
+DAMAGES = {
+    "no text": b'{"step": 2, "x": "\xff"}',
+    "a number": b"1",
+    "no step": b'{"a": 1}',
+    "a step that is no number": b'{"step": "2"}',
+    "brackets": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_log_ends_before_what_is_damaged(tmp_path, damage):
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + DAMAGES[damage] + b'\n{"step": 3}\n')
+    finetune.Log(path, 3)
+    assert path.read_text() == '{"step": 1}\n'
+
+
+def test_a_kill_while_the_log_is_written_again_leaves_the_old_one(tmp_path, monkeypatch):
+    path, before = tmp_path / "log.jsonl", '{"step": 1}\n{"step": 2}\n'
+    path.write_text(before)
+
+    def die(self, text, **options):
+        self.open("w").close()
+        raise Stop
+
+    monkeypatch.setattr(Path, "write_text", die)
+    with pytest.raises(Stop):
+        finetune.Log(path, 1)
+    assert path.read_text() == before
 
 
 def test_loss_that_is_not_finite_stops_the_run(recipe, tmp_path):

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import os
 import re
 from html.parser import HTMLParser
 
@@ -262,9 +263,21 @@ def test_a_report_is_replaced_only_when_complete(profiles, report, tmp_path, mon
     path = write_report(*profiles, out=tmp_path / "new" / "report.html", draws=200)
     assert path.read_text(encoding="utf-8") == report.html
     monkeypatch.setattr("pathlib.Path.replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(StudyError, match=r"disk full .* What was there before is as it was"):
         report.save(path)
     assert path.read_text(encoding="utf-8") == report.html
+    assert [found.name for found in path.parent.iterdir()] == ["report.html"]
+
+
+def test_a_report_replaces_nothing_but_a_file(report, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "target.html").write_text("kept")
+    (tmp_path / "link.html").symlink_to(tmp_path / "target.html")
+    for name, kind in (("pipe", "no regular file"), ("link.html", "a link")):
+        with pytest.raises(StudyError, match=rf"{name} is {kind} and would be replaced by an HTML file"):
+            report.save(tmp_path / name)
+    assert (tmp_path / "target.html").read_text() == "kept"
+    assert len(list(tmp_path.iterdir())) == 3
 
 
 def test_bad_calls_are_one_line(report, tmp_path):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.figure import Figure
 
+from ..disk import explained
 from ..profile import Profile
 from . import attention, depth, interventions, loss, skips, tokens
 from .look import style
@@ -68,7 +69,8 @@ def save_figures(
         The files, in order.
     """
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     paths = []
     with style():
         for name, figure in all_figures(Study(profiles, draws, seed)):

@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..claims import Verdict
+from ..disk import explained
 from ..errors import StudyError
 from .look import FAINT, INK, PAGE, SERIES, VERDICT_LOOK, fitting, new_figure, style
 
@@ -302,7 +303,8 @@ def save_study_figures(
 ) -> list[Path]:
     """Write every figure of a study that its result allows: ``verdicts``, ``effects``, ``likeness`` per image set."""
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    with explained(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     made = {}
     with style():
         if any("agreement" in claim for claim in result["claims"]):

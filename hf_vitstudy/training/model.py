@@ -134,10 +134,22 @@ def _has_body(model: Any) -> bool:
 
 def freeze_unused(model: nn.Module, pixel_values: Tensor) -> None:
     """Take out of the training what no image reaches, such as DINOv2's mask token: with several processes DDP would wait for
-    its gradient and stop."""
+    its gradient and stop.
+
+    Raises:
+        StudyError: the network cannot look at these images at all.
+    """
     training = model.training
     try:
         model.eval()(pixel_values=pixel_values).logits.sum().backward()
+    except (torch.OutOfMemoryError, MemoryError):
+        raise
+    except Exception as error:  # of many types: kernels larger than the image, other numbers of channels or patches
+        _, channels, height, width = pixel_values.shape
+        raise StudyError(
+            f"the network cannot look at images of {channels} channels, {height} x {width} pixels: {_one_line(error)}; "
+            "set data.image_size or the model's settings to fit"
+        ) from error
     finally:
         model.train(training)
     for parameter in model.parameters():

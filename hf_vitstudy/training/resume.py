@@ -38,13 +38,21 @@ def write_checkpoint(folder: Path, state: dict[str, Any], keep: int) -> None:
     except StudyError:
         shutil.rmtree(fresh, ignore_errors=True)
         raise
-    shutil.rmtree(target, ignore_errors=True)  # a damaged one of the same step
+    _delete(target)  # a damaged one of the same step
     os.replace(fresh, target)
     fsync_folder(folder)
     found = sorted(folder.glob("step_*"))
     newer = [path for path in found if path.name > target.name]  # damaged ones, which were passed over
     for old in newer + found[: len(found) - len(newer)][:-keep]:
-        shutil.rmtree(old)
+        _delete(old)
+
+
+def _delete(path: Path) -> None:
+    """A checkpoint, or a file that has the name of one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _write_files(fresh: Path, state: dict[str, Any]) -> None:
@@ -83,6 +91,14 @@ def newest_checkpoint(folder: Path, say: Callable[[str], None]) -> dict[str, Any
     return None
 
 
+def what_stays(folder: Path) -> str:
+    """What a run in `folder` has not lost when it ends now, in words."""
+    steps = [int(path.parent.name[5:]) for path in (folder / RESUME).glob(f"step_{'[0-9]' * 9}/{MANIFEST}")]
+    if not steps:
+        return "There is no checkpoint yet, so the same command starts afresh; checkpoint_every writes one"
+    return f"The checkpoint of step {max(steps)} stays, and the same command goes on from there"
+
+
 def _find_damage(path: Path) -> str | None:
     """What is wrong with a checkpoint, None where its files are those that were written."""
     try:
@@ -117,13 +133,16 @@ def _differences(before: Any, now: Any, where: str = "") -> Iterator[tuple[str, 
 
 
 def read_record(folder: Path) -> dict[str, Any] | None:
-    """``training.json`` of a finished run; None where there is none, or where its weights are not there as they were saved."""
+    """``training.json`` of a finished run; None where there is none of ours, or not its weights as they were saved."""
     try:
         record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        ours = isinstance(record["config"]["model"], dict) and isinstance(
+            record["metrics"]["test"]["accuracy"], int | float
+        )
         whole = all(file_sha256(folder / name) == digest for name, digest in record["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None
-    return record if whole else None
+    return record if ours and whole else None
 
 
 def write_record(folder: Path, record: dict[str, Any]) -> None:
@@ -132,6 +151,40 @@ def write_record(folder: Path, record: dict[str, Any]) -> None:
     fresh = folder / f".{RECORD}.new"
     fresh.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(fresh, folder / RECORD)
+
+
+def refuse_overwriting(folder: Path, record: dict[str, Any] | None, checkpoint: Any, replace: bool) -> None:
+    """Keep a training from the weights of somebody else, which it would delete at its end.
+
+    A run that was killed while it saved its network has left no `record`, but a log or checkpoints.
+
+    Raises:
+        StudyError: `folder` is the checkpoint that the training starts from, or holds one that no training of ours left there.
+    """
+    if isinstance(checkpoint, str) and Path(checkpoint).is_dir() and folder.is_dir() and folder.samefile(checkpoint):
+        raise StudyError(
+            f"output {folder} is the folder of model.checkpoint, whose weights would be deleted; choose another output"
+        )
+    ours = record is not None or any((folder / RESUME).glob("step_*")) or any(read_log(folder / LOG))
+    found = [*sorted(path.name for path in folder.glob("*.safetensors")), "config.json"]
+    held = [name for name in found if (folder / name).exists()]
+    if held and not ours and not replace:
+        raise StudyError(
+            f"output {folder} holds {held[0]}, which no training of this recipe wrote; choose another output, or "
+            "replace=true to delete it at the end"
+        )
+
+
+def read_log(path: Path) -> Iterator[dict[str, Any]]:
+    """The lines of a log up to the first that is damaged; a kill may have cut the last one."""
+    for line in path.read_bytes().splitlines() if path.exists() else ():
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            return
+        if not isinstance(values, dict) or type(values.get("step")) not in (int, float):
+            return
+        yield values
 
 
 def delete_run(folder: Path) -> None:

@@ -134,9 +134,10 @@ class Config:
 
 POSITIVE = (
     *("batch_size", "epochs", "steps", "accumulation", "eval_every", "log_every", "checkpoint_every", "keep"),
-    *("patience", "data.image_size", "data.count", "data.shuffle_buffer", "optimizer.lr"),
+    *("patience", "data.image_size", "data.count", "data.shuffle_buffer", "optimizer.lr", "optimizer.clip"),
     *("augment.randaugment.ops", "profile.n", "profile.every"),
 )
+CAN_BE_NONE = ("optimizer.clip",)  # where nobody means 0 by no limit
 NOT_NEGATIVE = (
     *("data.workers", "data.memory_gib", "data.device_gib", "augment.padding", "augment.mixup", "augment.cutmix"),
     *("augment.randaugment.std", "optimizer.warmup_epochs", "optimizer.warmup_steps", "optimizer.weight_decay"),
@@ -165,7 +166,8 @@ def _check_numbers(config: Config) -> None:
 
     for name, value in values(POSITIVE):
         if value <= 0:
-            raise StudyError(f"{name} must be {'at least 1' if type(value) is int else 'positive'}, got {value:g}")
+            what = "positive, or null for none" if name in CAN_BE_NONE else "positive"
+            raise StudyError(f"{name} must be {'at least 1' if type(value) is int else what}, got {value:g}")
     for name, value in values(NOT_NEGATIVE):
         if value < 0:
             raise StudyError(f"{name} must not be negative, got {value:g}")
@@ -197,6 +199,24 @@ def _check_choices(config: Config) -> None:
     for name, pair in (("augment.scale", config.augment.scale), ("optimizer.betas", optimizer.betas)):
         if len(pair) != 2:
             raise StudyError(f"{name} must have 2 numbers, got {len(pair)}")
+    _check_elements(config)
+
+
+def _check_elements(config: Config) -> None:
+    """Numbers in lists, and the one setting of `model` that is ours."""
+    checkpoint = config.model.get("checkpoint")
+    if not isinstance(checkpoint, str | None):
+        raise StudyError(f"model.checkpoint must be str, got {_SHOWN.repr(checkpoint)} ({type(checkpoint).__name__})")
+    if min(config.data.std) <= 0:
+        raise StudyError(f"data.std must be positive, got {config.data.std}")
+    for beta in config.optimizer.betas:
+        if not 0 <= beta < 1:
+            raise StudyError(f"optimizer.betas must be in [0, 1), got {beta:g}")
+    low, high = config.augment.scale
+    if not (0 <= low <= high <= 1 and high > 0):
+        raise StudyError(
+            f"augment.scale must be two shares of the area, lowest first, up to 1, got [{low:g}, {high:g}]"
+        )
 
 
 # What may change without changing the weights a run ends with.

@@ -30,7 +30,7 @@ from toy_recipes import (
 )
 from toy_recipes import one_process as one_process
 
-from hf_vitstudy import StudyError, resources
+from hf_vitstudy import StudyError, disk, resources
 from hf_vitstudy.disk import LOCK, only_process
 from hf_vitstudy.metrics import image_scores, summarise
 from hf_vitstudy.training import data, optimisation
@@ -74,10 +74,10 @@ def asked_by_a_terminal(recipe: str) -> None:
     train(recipe, *LAZY)
 
 
-def full_disk(recipe: str) -> None:
-    """No file may be longer than 4 kB from step 4 on, after the first checkpoint."""
-    at_step(4, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
-    train(recipe)
+def full_disk(recipe: str, when: int = 4, *overrides: str) -> None:
+    """No file may be longer than 4 kB from a step on, by default from the one after the first checkpoint."""
+    at_step(when, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)))
+    train(recipe, *overrides)
 
 
 def one_dies(recipe: str) -> None:
@@ -261,6 +261,27 @@ def test_two_runs_in_one_folder(forks, recipe, tmp_path):
         assert (tmp_path / "run" / LOCK).exists()
 
 
+@pytest.mark.parametrize("next_one", [False, True], ids=["nobody came since", "another came since"])
+def test_a_lock_that_its_owner_deletes_while_another_takes_it(tmp_path, monkeypatch, next_one):
+    """Between opening and locking: who then held a file that is gone would not keep the next process out."""
+    original, seen = disk._lock, []
+
+    def late(file):
+        seen.append(os.fstat(file.fileno()).st_ino)
+        if len(seen) == 1:
+            (tmp_path / LOCK).unlink()
+            if next_one:
+                (tmp_path / LOCK).write_text("process 1 on elsewhere")
+        return original(file)
+
+    monkeypatch.setattr(disk, "_lock", late)
+    with only_process(tmp_path, "training into"):
+        assert (tmp_path / LOCK).stat().st_ino == seen[-1]
+        assert (tmp_path / LOCK).read_text().startswith(f"process {os.getpid()} on ")
+    assert len(seen) == 2
+    assert not (tmp_path / LOCK).exists()
+
+
 # ---------------------------------------------------------------------------------------------------------- the disk
 
 
@@ -274,6 +295,48 @@ def test_a_full_disk_keeps_the_checkpoint_before(forks, recipe, tmp_path):
     assert "MB free there" in line
     assert [path.name for path in (tmp_path / "run" / "resume").iterdir()] == ["step_000000003"]
     assert newest_checkpoint(tmp_path / "run" / "resume", print)["step"] == 3
+
+
+@pytest.mark.parametrize(
+    ("every", "step", "stays"),
+    [
+        (3, 18, "The checkpoint of step 18 stays, and the same command goes on from there"),
+        (500, None, "There is no checkpoint yet, so the same command starts afresh"),
+    ],
+    ids=["with a checkpoint", "without"],
+)
+def test_a_full_disk_at_the_end_keeps_the_checkpoints(every, step, stays, forks, whole, recipe, tmp_path):
+    options = f"checkpoint_every={every}"
+    codes = forks.run(Job(full_disk, (str(recipe), 19, options), log=tmp_path / "said"))
+    said = (tmp_path / "said").read_text()
+    assert codes == [[2]], said
+    assert "Traceback" not in said
+    (line,) = [line for line in said.splitlines() if line.startswith("error: ")]
+    assert f"cannot write {tmp_path / 'run'}: " in line
+    assert stays in line
+    assert not list((tmp_path / "run").glob("*.safetensors")), "no half weights"
+    if step is not None:
+        assert steps_in(tmp_path / "run")[-1] == step
+        assert forks.run(Job(train, (str(recipe), options), log=tmp_path / "said")) == [[0]]
+        assert_same(tmp_path / "run", whole)
+
+
+def test_a_full_disk_under_the_log(tmp_path):
+    """Said in one line, with what stays; no line of it is lost but the one that was written."""
+    write_checkpoint(tmp_path / "resume", {"step": 3}, keep=1)
+    path, message = tmp_path / "log.jsonl", r"cannot write .*log.jsonl: File too large .* checkpoint of step 3 stays"
+    path.write_text('{"step": 2}\n{"step": 3}\n')
+    log = finetune.Log(path, 3)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(StudyError, match=message):
+            log(step=4, loss=1.0)
+        with pytest.raises(StudyError, match=message):
+            finetune.Log(path, 3)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert path.read_text() == '{"step": 2}\n{"step": 3}\n'
 
 
 def test_a_folder_that_cannot_be_written_to_is_noticed_first(recipe, monkeypatch):
