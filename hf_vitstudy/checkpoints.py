@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +40,7 @@ OTHER_TOWER = {
 }  # beside images, in CLIP
 TO_NUMBERS = {"ToTensor", "MaybeToTensor", "Normalize"}  # steps of torchvision and timm after the geometry
 MOST_MODULES, MOST_PARAMETERS = 20_000, 10_000_000_000  # the largest vision transformers of the Hub have 7 000 million
+MOST_SIDE = 8192  # pixels a side that a processor may make
 CHANNELS_LAST_FROM = 128  # pixels a side; below, the conversion costs more than it gains (benchmarks/)
 
 
@@ -233,7 +234,7 @@ def load_checkpoint(
     processor = _load_processor(name, revision)
     weights = weights_sha256(network)
     network = network.to(_device(device), DTYPES[dtype]).eval()
-    image_size = list(prepare(processor, np.zeros((64, 64, 3), np.uint8)).shape[1:])
+    image_size = _made_size(processor, name)
     provenance = {
         "revision": getattr(config, "_commit_hash", None),
         "weights_sha256": weights,
@@ -258,6 +259,32 @@ def load_checkpoint(
     return _find_places(checkpoint, blocks, channels_last)
 
 
+def _made_size(processor: Any, name: str) -> list[int]:
+    """[height, width] that a processor makes of an image; its settings come from a file that may say anything."""
+    told = processor.to_dict()
+    settings = [told.get(key) for key in ("size", "crop_size")]
+    sides = [
+        side
+        for each in settings
+        if isinstance(each, Mapping)
+        for side in each.values()
+        if isinstance(side, int | float)
+    ]
+    hint = "put its preprocessor_config.json right"
+    if sides and not 0 < min(sides) <= max(sides) <= MOST_SIDE:
+        raise StudyError(f"the processor of {name} makes images of {max(sides)} px, expected 1 to {MOST_SIDE}; {hint}")
+    deviations = told.get("image_std")
+    if isinstance(deviations, Sequence) and not all(isinstance(each, int | float) and each > 0 for each in deviations):
+        raise StudyError(
+            f"the processor of {name} divides by image_std {list(deviations)}, expected positive numbers; {hint}"
+        )
+    try:
+        return list(prepare(processor, np.zeros((64, 64, 3), np.uint8)).shape[1:])
+    except Exception as error:  # of any kind, as processors raise them
+        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise StudyError(f"the processor of {name} takes no image ({why}); {hint}") from error
+
+
 def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: bool | None) -> Checkpoint:
     """Finds blocks on random images, then chooses the memory format by what kind of network it is."""
     height, width = checkpoint.image_size
@@ -271,7 +298,7 @@ def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: boo
             )
     except StudyError as error:
         raise StudyError(f"{checkpoint.name}: {error}") from error
-    except (ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         what = f"its processor makes {height} x {width} images and the network refuses them ({error})"
         raise StudyError(f"{checkpoint.name}: {what}; put a matching preprocessor_config.json beside it") from error
     convolutional = not checkpoint.layers and any(block.kind == "conv" for block in checkpoint.blocks)

@@ -6,11 +6,12 @@ alpha, CMYK and 16-bit files, and a plain ``PIL.Image.open`` ignores the camera'
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,22 @@ from .errors import StudyError
 MAX_PIXELS = 50_000_000  # a 10 kB file can claim 81 million pixels; real photographs stay below this
 MAX_RATIO = 200  # of the sides: processors scale the short one up, and a line of 1 x 4000 to a thousand million pixels
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000")  # not EPS, for which PIL starts a program
+SUFFIXES = (
+    ".jpg",
+    ".jpeg",
+    ".png",
+    ".webp",
+    ".bmp",
+    ".gif",
+    ".tif",
+    ".tiff",
+    ".ppm",
+    ".pgm",
+    ".pbm",
+    ".jp2",
+    ".parquet",
+)
+WIDE_GRAY = ("PNG", "PPM")  # formats whose gray of more than 8 bits has 16
 PARQUET, FOLDER_HINT = ".parquet", "an image folder (one sub-folder per class), a .parquet file or a dataset id"
 
 
@@ -35,6 +52,7 @@ class ImageSet:
         image_column, label_column: names in a row; `label_column` is None where there are no labels.
         classes: class names in label order, or None.
         provenance: name, split, revision, n, seed.
+        numbers: of the rows in the data set that they were drawn from.
     """
 
     rows: Any
@@ -42,6 +60,7 @@ class ImageSet:
     label_column: str | None = None
     classes: list[str] | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    numbers: Sequence[int] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -52,9 +71,17 @@ class ImageSet:
         try:
             image = decode(row[self.image_column])
         except StudyError as error:
-            raise StudyError(f"image {index} of {self.provenance.get('name', 'the data set')}: {error}") from error
+            raise StudyError(f"{self.called(index)}: {error}") from error
         label = row[self.label_column] if self.label_column else None
         return image, -1 if label is None else int(label)
+
+    def called(self, index: int) -> str:
+        """What an error calls an image: its row in the data set and, where there is one, its file, without a machine's path."""
+        content = self.rows[index][self.image_column]
+        path = content.get("path") if isinstance(content, dict) else None
+        file = f" ({'/'.join(Path(path).parts[-2:])})" if path else ""
+        number = index if self.numbers is None else self.numbers[index]
+        return f"image {number} of {self.provenance.get('name', 'the data set')}{file}"
 
 
 # --------------------------------------------------------------------------------------------------------- decoding
@@ -77,6 +104,8 @@ def decode(source: Any) -> np.ndarray:
         return _from_array(source)
     image = _open(source)
     _check_size(image.width, image.height)
+    if image.mode == "I" and image.format not in (*WIDE_GRAY, None):
+        raise StudyError("has 32-bit pixels of unknown range; save it with 8 or 16 bits")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # such as damaged EXIF blocks: the pixels are what counts
@@ -197,6 +226,8 @@ def load_images(
     Raises:
         StudyError: no such data set, split or image column.
     """
+    if seed < 0:
+        raise StudyError(f"seed must be 0 or more, got {seed}")
     dataset, name, commit = open_dataset(source, revision)
     dataset, split_name = choose_split(dataset, split, name)
     image_column, label_column, classes = find_columns(dataset, name)
@@ -208,7 +239,7 @@ def load_images(
     provenance = {"name": name, "split": split_name, "revision": commit, "n": len(chosen), "seed": seed}
     if n is not None and len(chosen) < n:
         provenance["asked"] = n
-    return ImageSet(chosen, image_column, label_column, classes, provenance)
+    return ImageSet(chosen, image_column, label_column, classes, provenance, order.tolist())
 
 
 def open_dataset(
@@ -224,7 +255,7 @@ def open_dataset(
     path = Path(source)
     try:
         if path.suffix == PARQUET and path.is_file():
-            files = str(path)
+            files = glob.escape(str(path))  # `datasets` takes it for a pattern
             return (
                 datasets.load_dataset("parquet", data_files=files, split="train", streaming=streaming),
                 path.stem,
@@ -253,7 +284,35 @@ def _open_folder(folder: Path, streaming: bool) -> Any:
     if (folder / "dataset_dict.json").is_file():
         splits = datasets.load_from_disk(str(folder))
         return {name: split.to_iterable_dataset() for name, split in splits.items()} if streaming else splits
-    return datasets.load_dataset(str(folder), streaming=streaming)
+    kind = "parquet" if any(folder.rglob(f"*{PARQUET}")) else "imagefolder"
+    escaped = glob.escape(str(folder))  # `datasets` takes it for a pattern
+    plain = escaped == str(folder)
+    builder = datasets.load_dataset_builder(str(folder) if plain else kind, data_dir=None if plain else escaped)
+    _refuse_dropped(folder, builder.config.data_files or {})
+    if streaming:
+        return builder.as_streaming_dataset()
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def _refuse_dropped(folder: Path, splits: Mapping[str, Sequence[str]]) -> None:
+    """Raises where `datasets` would leave out images: it takes train, test and the like in a name for a split."""
+    read = {"/".join(Path(file).parts[-2:]) for files in splits.values() for file in files}
+    count = sum(Path(file).suffix.lower() in SUFFIXES for files in splits.values() for file in files)
+    there = [
+        path
+        for path in sorted(folder.rglob("*"))
+        if path.suffix.lower() in SUFFIXES
+        and path.is_file()
+        and not any(part.startswith((".", "__")) for part in path.relative_to(folder).parts)
+    ]
+    if count < len(there):
+        lost = next((path for path in there if "/".join(path.parts[-2:]) not in read), there[-1])
+        name, named = lost.relative_to(folder).as_posix(), ", ".join(map(str, splits))
+        raise StudyError(
+            f"of {len(there)} images {count} would be read, and {name} would not: datasets takes names for splits ({named}); "
+            "rename what contains train, test or val, or name one folder"
+        )
 
 
 def _commit(name: str, revision: str | None) -> str | None:

@@ -95,7 +95,9 @@ class Journal:
         """The first thing that makes it another measurement, in words."""
         try:
             before = json.loads(path.read_bytes())
-        except ValueError:
+        except (ValueError, RecursionError):
+            before = None
+        if not isinstance(before, dict):
             before = {}
         for name, was, now in _differences(before, self.identity):
             return f"{name} was {json.dumps(was)[:200]}, is {json.dumps(now)[:200]}"
@@ -152,7 +154,7 @@ class Journal:
         """Those of batches, by the batch's number; several of one where a run was killed between writing and deleting."""
         found: dict[int, list[Path]] = {}
         for path in sorted(self.folder.iterdir()):
-            if match := NAME.fullmatch(path.name):
+            if (match := NAME.fullmatch(path.name)) and path.is_file():
                 found.setdefault(int(match[1]), []).append(path)
         return found
 
@@ -162,8 +164,9 @@ class Journal:
         for index, paths in self._files().items():
             for path in paths:
                 content = path.read_bytes()
-                if path.name == _name(index, content):
-                    found[index] = _read(content)
+                kept = _read(content) if path.name == _name(index, content) else None
+                if kept is not None:
+                    found[index] = kept
                 else:
                     warnings.warn(f"{path} is damaged; its batch is measured again", stacklevel=2)
                     path.unlink()
@@ -190,7 +193,17 @@ def _name(index: int, content: bytes) -> str:
     return f"{index:08d}-{hashlib.sha256(content).hexdigest()}.safetensors"
 
 
-def _read(content: bytes) -> Kept:
+def _read(content: bytes) -> Kept | None:
+    """What was kept; None where it is of another form."""
+    from safetensors import SafetensorError
+
+    try:
+        return _parsed(content)
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+
+
+def _parsed(content: bytes) -> Kept:
     from safetensors.numpy import load
 
     tensors = load(content)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
+import inspect
 import os
 import platform
 import time
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -29,7 +32,7 @@ from .errors import StudyError
 from .images import ImageSet, digest, load_images, set_digest
 from .journal import Journal, Kept
 from .processes import Processes, launched, own_device
-from .profile import Profile
+from .profile import Profile, refuse_foreign
 from .resources import machine_explained, patience
 from .states import State
 
@@ -88,10 +91,14 @@ def measure(
     if resume and out is None:
         raise StudyError("only a measurement with a folder for its profile can be resumed; give out as well")
     wanted = [make_analysis(a, paper_mode=paper_mode) if isinstance(a, str) else a for a in analyses]
+    if not wanted:
+        raise StudyError("no analysis was named, so there is nothing to measure; see vitstudy analyses")
     _refuse_namesakes(wanted)
     with launched(alone) as processes:
         with processes.failing_together():
             _refuse_split(wanted, processes, resume)
+            if out is not None:
+                out = _place(Path(out), images)
             if not isinstance(checkpoint, Checkpoint):
                 checkpoint = load_checkpoint(
                     checkpoint,
@@ -163,6 +170,23 @@ def _measured(
     return processes.from_main(profile)
 
 
+def _place(out: Path, images: str | os.PathLike | ImageSet) -> Path:
+    """Where a profile shall lie, if it may lie there: known before anything is measured."""
+    if not out.name:
+        raise StudyError(f"expected the name of a folder for the profile, got {str(out)!r}")
+    out = out.resolve() if out.is_symlink() else out
+    refuse_foreign(out)
+    if (
+        not isinstance(images, ImageSet)
+        and Path(images).is_dir()
+        and out.resolve().is_relative_to(Path(images).resolve())
+    ):
+        raise StudyError(
+            f"{out} would lie among the images of {images}, which are told by their files; choose another folder"
+        )
+    return out
+
+
 def _refuse_namesakes(wanted: Sequence[Analysis]) -> None:
     names = [analysis.name for analysis in wanted]
     twice = next((name for name in names if names.count(name) > 1), None)
@@ -180,7 +204,25 @@ def _refuse_split(wanted: Sequence[Analysis], processes: Processes, resume: bool
 def _description(analysis: Analysis) -> dict[str, Any]:
     """Name and options of an analysis that has not started."""
     options = {name: value for name, value in vars(analysis).items() if _is_plain(value)}
-    return {"name": analysis.name, "class": type(analysis).__qualname__, **options}
+    functions = {name: _code(value) for name, value in vars(analysis).items() if inspect.isroutine(value)}
+    return {"name": analysis.name, "class": type(analysis).__qualname__, **options, **functions}
+
+
+def _code(function: Any) -> str:
+    """What a function is known by: one that was changed must not go on with batches of the one before."""
+    code = getattr(function, "__code__", None)
+    if code is None:
+        return f"{getattr(function, '__module__', '')}.{getattr(function, '__qualname__', '')}"
+    cells = [repr(cell.cell_contents) for cell in function.__closure__ or ()]
+    parts = [code.co_code.hex(), repr(code.co_names), _constants(code), repr(function.__defaults__), *cells]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _constants(code: Any) -> str:
+    """Constants of a code object, those of functions inside it too, without addresses in memory."""
+    return repr(
+        [_constants(each) + each.co_code.hex() if hasattr(each, "co_code") else each for each in code.co_consts]
+    )
 
 
 def _is_plain(value: Any) -> bool:
@@ -384,7 +426,15 @@ def _match(of_images: list[str] | None, of_checkpoint: list[str] | None) -> tupl
         return None, "the images have no labels"
     if not of_checkpoint:
         return None, "the checkpoint has no classes"
+    if list(of_images) == list(of_checkpoint):
+        return torch.arange(len(of_images)), "classes matched by name"
     if set(of_images) <= set(of_checkpoint):
+        doubled = [name for name, count in Counter(of_checkpoint).items() if count > 1 and name in of_images]
+        if doubled:
+            return (
+                None,
+                f"several of the checkpoint's classes are called {doubled[0]!r}, so labels cannot be matched by name",
+            )
         places = {name: index for index, name in enumerate(of_checkpoint)}
         return torch.tensor([places[name] for name in of_images]), "classes matched by name"
     generic = all(name == f"LABEL_{index}" for index, name in enumerate(of_checkpoint))
@@ -416,7 +466,7 @@ class _Prepared(Dataset):
     """Images as the network wants them. Errors travel as values, since a worker process would bury them in a traceback."""
 
     def __init__(self, images: ImageSet, checkpoint: Checkpoint) -> None:
-        self.images, self.processor = images, checkpoint.processor
+        self.images, self.processor, self.size = images, checkpoint.processor, tuple(checkpoint.image_size)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -429,7 +479,18 @@ class _Prepared(Dataset):
         except StudyError as error:
             return error
         signed = int(np.uint64(digest(image)).astype(np.int64))
-        return torch.from_numpy(prepare(self.processor, image)), label, signed
+        try:
+            pixels = prepare(self.processor, image)
+        except Exception as error:  # of any kind, as processors raise them
+            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            return StudyError(f"{self.images.called(index)}: the checkpoint's processor cannot take it ({why})")
+        if pixels.shape[-2:] != self.size:
+            got, expected = (" x ".join(map(str, size)) for size in (pixels.shape[-2:], self.size))
+            return StudyError(
+                f"{self.images.called(index)}: the checkpoint's processor makes it {got} px, but the network is measured at "
+                f"{expected}; put size or crop_size of preprocessor_config.json right, or crop the images"
+            )
+        return torch.from_numpy(pixels), label, signed
 
 
 def _collate(items: list) -> tuple[Tensor, Tensor, Tensor] | StudyError:

@@ -136,13 +136,13 @@ def square_side(pairs: int) -> int:
 
 
 def _save(profile: Profile, folder: Path) -> Path:
-    _refuse_foreign(folder)
+    refuse_foreign(folder)
     with written_whole(folder) as fresh, explained(folder):
         _write_files(profile, fresh)
     return folder
 
 
-def _refuse_foreign(folder: Path) -> None:
+def refuse_foreign(folder: Path) -> None:
     """Never replace a folder that holds anything but a profile."""
     try:
         names = sorted(os.listdir(folder))
@@ -309,6 +309,11 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         for what, mine, theirs in (
             ("checkpoint", _weights(first), _weights(other)),
             ("images", first.images_sha256, other.images_sha256),
+            *(
+                (what, *told)
+                for what in SEEN
+                if None not in (told := [_about(each).get(what) for each in (first, other)])
+            ),
         ):
             if mine != theirs:
                 raise StudyError(f"cannot merge {first.name} and {other.name}: different {what}; use compare instead")
@@ -319,6 +324,10 @@ def merge(profiles: Iterable[Profile]) -> Profile:
         }  # a diagonal never outlives the matrix it was taken from
         replaced |= {name.replace("gram_", "square_", 1) for name in replaced if name.startswith("gram_")}
         kept = data.drop_vars([name for name in data.data_vars if name in replaced])
+        used = {dimension for variable in kept.data_vars.values() for dimension in variable.dims}
+        kept = kept.drop_vars(
+            [name for name in kept.coords if name in other.data.coords and not set(kept[name].dims) <= used]
+        )
         try:
             data = kept.merge(other.data, join="exact", compat="no_conflicts")
         except ValueError as error:
@@ -343,5 +352,12 @@ def merge(profiles: Iterable[Profile]) -> Profile:
     return Profile(data, provenance)
 
 
+SEEN = ("dtype", "image_size", "processor")  # of a checkpoint's provenance: how the network saw the images
+
+
+def _about(profile: Profile) -> dict[str, Any]:
+    return profile.provenance["checkpoint"]
+
+
 def _weights(profile: Profile) -> str:
-    return profile.provenance["checkpoint"]["weights_sha256"]
+    return _about(profile)["weights_sha256"]

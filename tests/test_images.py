@@ -170,6 +170,60 @@ def write_parquet(path, columns: dict, features=None):
     return path
 
 
+def pictures(folder, *names) -> None:
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(encoded(flat("RGB", (number, 0, 0))))
+
+
+def test_a_name_is_no_pattern(tmp_path):
+    """`datasets` reads [12] and * as those of a shell, and would take the neighbours for it."""
+    import datasets
+
+    features = datasets.Features({"image": datasets.Image()})
+    for name, count in (("a[12].parquet", 5), ("a1.parquet", 7), ("b*.parquet", 6), ("bx.parquet", 8)):
+        rows = {"image": [{"bytes": encoded(flat("RGB", (i, 0, 0))), "path": None} for i in range(count)]}
+        write_parquet(tmp_path / name, rows, features)
+    assert [len(load_images(tmp_path / name)) for name in ("a[12].parquet", "b*.parquet")] == [5, 6]
+    for folder, count in (("im [v2]", 4), ("im 2", 3)):
+        pictures(tmp_path / folder, *(f"{kind}/{k}.png" for kind in ("cat", "dog") for k in range(count)))
+    found = load_images(tmp_path / "im [v2]")
+    assert (len(found), found.classes) == (8, ["cat", "dog"])
+
+
+DROPPED = {
+    "a class called train": [f"{kind}/{k}.png" for kind in ("train", "car", "bus") for k in range(5)],
+    "files called test": [*(f"cat/{k}.png" for k in range(9)), *(f"dog/test_{k}.png" for k in range(6))],
+    "a third folder": [f"{kind}/{c}/{k}.png" for kind in ("train", "test", "more") for c in "ab" for k in range(4)],
+}
+
+
+@pytest.mark.parametrize("names", DROPPED.values(), ids=DROPPED)
+def test_images_that_would_be_left_out_are_told_of(names, tmp_path):
+    """`datasets` takes train and test in a name for a split, and the rest is not read."""
+    pictures(tmp_path / "all", *names)
+    with pytest.raises(
+        StudyError, match=rf"of {len(names)} images \d+ would be read, and \S+ would not: datasets takes names"
+    ):
+        load_images(tmp_path / "all")
+
+
+def test_splits_that_are_folders_are_read_and_hidden_files_are_not_counted(tmp_path):
+    pictures(tmp_path / "all", *(f"{kind}/{c}/{k}.png" for kind in ("train", "test") for c in "ab" for k in range(4)))
+    pictures(tmp_path / "all", "train/.cache/x.png", ".x.png", "__MACOSX/y.png")
+    assert [len(load_images(tmp_path / "all", split=split)) for split in (None, "train", "test")] == [8, 8, 8]
+
+
+def test_32_bit_pixels_have_no_known_range():
+    from PIL import Image
+
+    for values in (np.arange(252), 2**22 + np.arange(252), -np.arange(252)):
+        file = io.BytesIO()
+        Image.fromarray(values.astype(np.int32).reshape(12, 21)).save(file, "TIFF")
+        with pytest.raises(StudyError, match="has 32-bit pixels of unknown range; save it with 8 or 16 bits"):
+            decode(file.getvalue())
+
+
 def test_a_broken_image_is_named_by_its_row(tmp_path):
     import datasets
 
@@ -179,7 +233,7 @@ def test_a_broken_image_is_named_by_its_row(tmp_path):
     found = load_images(path)
     bad = [i for i in range(6) if found.rows[i]["image"]["bytes"] == b"junk"]
     assert len(bad) == 1
-    with pytest.raises(StudyError, match=f"image {bad[0]} of x: is not a readable image"):
+    with pytest.raises(StudyError, match="image 3 of x: is not a readable image"):
         found[bad[0]]
 
 

@@ -3,8 +3,9 @@
     states, kernels < blocks < branches < checkpoints, images, corruptions, grading < analyses < measuring < training
                                                                           the measuring half: networks run
     configurations < modeling files < models < states                     networks of our own, at its bottom
-    errors < disk < stats, markdown < shapes < profile, metrics < similarities, hub < comparison, robustness < local_heads,
-    sketches < claims < agreement < study < figures < cards, findings < viewer < report      the reading half: numpy and xarray
+    errors < disk < stats, markdown < shapes < profile, metrics < similarities, hub < comparison, robustness, leaks
+    < local_heads, sketches < claims < agreement < study < figures
+    < cards, findings < viewer < report                                   the reading half: numpy and xarray
     < space_release < releases, jobs
     demo, cli, evaluation_modules, space                                  on top of both
 
@@ -32,7 +33,7 @@ READING = [
     ["shapes"],
     ["profile", "metrics"],
     ["similarities", "hub"],
-    ["comparison", "robustness", "loss_geometry"],
+    ["comparison", "robustness", "loss_geometry", "leaks"],
     ["local_heads", "sketches"],
     ["claims"],
     ["agreement"],

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import shutil
 import subprocess
 import sys
 
@@ -103,6 +104,9 @@ def test_predictions_are_the_network_s(profiles, vit_folder, image_folder):
 LABELS = {
     "same names": (["a", "b"], ["a", "b"], [0, 1], "matched by name"),
     "another order": (["a", "b"], ["c", "b", "a"], [2, 1], "matched by name"),
+    "one name twice, same order": (["crane", "dog", "crane"], ["crane", "dog", "crane"], [0, 1, 2], "matched by name"),
+    "one name twice, needed": (["crane", "dog"], ["crane", "dog", "crane"], None, "classes are called 'crane'"),
+    "one name twice, not needed": (["dog"], ["crane", "dog", "crane"], [1], "matched by name"),
     "generic names": (["a", "b"], ["LABEL_0", "LABEL_1"], [0, 1], "taken to be in the data set's order"),
     "generic, another number": (["a", "b"], ["LABEL_0"], None, "are not the checkpoint's"),
     "other classes": (["a", "b"], ["x", "y"], None, "are not the checkpoint's"),
@@ -141,6 +145,66 @@ def test_bad_input_is_refused_before_measuring(case, vit_folder, image_folder):
     arguments, message = BAD[case]
     with pytest.raises(StudyError, match=message):
         measure(**({"checkpoint": vit_folder, "images": image_folder} | QUICK | arguments))
+
+
+def test_a_place_where_no_profile_may_lie_is_refused_before_anything_is_loaded(image_folder, tmp_path):
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "full")
+    (tmp_path / "file").touch()
+    inside = image_folder / "profile"
+    places = {
+        tmp_path / "full": "holds 'mine.txt', which is no part of a profile",
+        tmp_path / "link": "holds 'mine.txt', which is no part of a profile",
+        tmp_path / "file": "is a file, expected a folder for a profile",
+        ".": "expected the name of a folder for the profile, got '.'",
+        "": "expected the name of a folder for the profile, got '.'",
+        "/": "expected the name of a folder for the profile, got '/'",
+        inside: "would lie among the images of",
+    }
+    for place, message in places.items():
+        with pytest.raises(StudyError, match=message):
+            measure("no/checkpoint", image_folder, out=place)
+
+
+def test_a_link_to_a_folder_is_followed(vit_folder, image_folder, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    measure(vit_folder, image_folder, n=8, out=tmp_path / "link", **QUICK)
+    assert load_profile(tmp_path / "elsewhere").n_images == 8
+    assert (tmp_path / "link").is_symlink()
+
+
+def test_images_that_are_not_made_to_the_network_s_size_are_refused(resnet_folder, tmp_path):
+    """The grid of the states would be another than the one that is told."""
+    from PIL import Image
+
+    copy = shutil.copytree(resnet_folder, tmp_path / "resnet")
+    settings = json.loads((copy / "preprocessor_config.json").read_text())
+    (copy / "preprocessor_config.json").write_text(
+        json.dumps(settings | {"size": {"shortest_edge": 32}, "do_center_crop": False, "do_resize": True})
+    )
+    for k in range(8):
+        (tmp_path / "wide" / str(k % 2)).mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((40, 60, 3), k, np.uint8)).save(tmp_path / "wide" / str(k % 2) / f"{k}.png")
+    message = (
+        r"image \d of wide \(\d/\d\.png\): the checkpoint's processor makes it 32 x \d+ px, .* measured at 32 x 32"
+    )
+    with pytest.raises(StudyError, match=message):
+        measure(copy, tmp_path / "wide", **QUICK)
+
+
+def test_a_processor_that_fails_names_the_image(vit_folder, image_folder):
+    found = load_checkpoint(vit_folder)
+
+    def broken(*images, **options):
+        raise ValueError("height and width\nmust be > 0")
+
+    found.processor = broken
+    with pytest.raises(
+        StudyError, match=r"image \d+ of .*: the checkpoint's processor cannot take it \(ValueError: height"
+    ):
+        measure(found, image_folder, **QUICK)
 
 
 @pytest.mark.parametrize("workers", [0, 1])

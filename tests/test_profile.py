@@ -570,6 +570,28 @@ def test_merge_takes_gram_blocks_of_another_size_from_the_last(profile):
     assert merged.batch_sizes().tolist() == [4, 4, 4]
 
 
+@pytest.mark.parametrize("what", ["dtype", "processor", "image_size"])
+def test_profiles_that_saw_the_images_otherwise_are_not_merged(what, profile):
+    def telling(**told) -> Profile:
+        about = {key: value for key, value in profile.provenance["checkpoint"].items() if key != what}
+        return Profile(profile.data[["variance"]], profile.provenance | {"checkpoint": about | told})
+
+    with pytest.raises(StudyError, match=f"different {what}"):
+        merge([telling(**{what: "one"}), telling(**{what: "another"})])
+    merge([telling(**{what: "one"}), telling()])  # an older one does not tell it
+
+
+def test_merge_takes_a_measurement_with_another_axis_from_the_last(profile):
+    coarse, fine = (
+        Profile(
+            profile.data.assign(along=("step", np.arange(k))).assign_coords(step=np.linspace(0, 1, k)),
+            profile.provenance,
+        )
+        for k in (3, 5)
+    )
+    assert merge([coarse, Profile(fine.data[["along"]], fine.provenance)])["along"].identical(fine["along"])
+
+
 def test_merge_leaves_its_inputs_alone(profile):
     before = profile.data.copy(deep=True)
     merge([profile, Profile(profile.data[["variance"]] + 1, profile.provenance)])

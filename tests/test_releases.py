@@ -293,7 +293,7 @@ def test_a_card_of_training_from_before_cards_were_marked_is_written_anew(checkp
     assert REPO in released(checkpoint)[1]["README.md"].decode()
 
 
-@pytest.mark.parametrize("content", [b"\xe9", b"---\n: :\n---\n# Mine", b""])
+@pytest.mark.parametrize("content", [b"---\n: :\n---\n# Mine", b""])
 def test_a_card_that_cannot_be_read_is_one_s_own(content, checkpoint):
     (checkpoint / "training.json").write_text(json.dumps(SCRATCH))
     (checkpoint / "README.md").write_bytes(content)
@@ -575,13 +575,14 @@ def test_a_name_that_other_systems_cannot_hold_stops_the_push(name, checkpoint):
 
 
 def test_a_profile_that_no_address_could_name_stops_the_push(checkpoint, own, judged, tmp_path):
-    """What follows an @ is a revision: org/name/profiles/100% @home would be a branch called home."""
+    """What follows an @ is a revision: org/name/vitstudy/100% @home would be a branch called home."""
     shutil.copytree(own.parent, tmp_path / "named")
     (tmp_path / "named" / "digits").rename(tmp_path / "named" / "100% @home")
     told = (
         "no address could name the profile in {}, since what follows an @ is a revision; give its folder another name"
     )
-    nothing(tmp_path / "study", told.format("profiles/100% @home"), profiles=tmp_path / "named")
+    _, files = released(tmp_path / "study", profiles=tmp_path / "named")
+    assert "profiles/digits/profile.json" in files, "of a study it is called as the study calls it"
     at = tmp_path / "named" / "100% @home"
     nothing(checkpoint, told.format("vitstudy/100% @home"), profiles=at)
     nothing(at, told.format("vitstudy/100% @home"), into_model=True)

@@ -35,6 +35,7 @@ from ..grading import graded, mixing
 from .contract import Analysis, Batch, NotApplicableError, Part, joined, require_classifier
 
 
+MOST_RADIUS = 1e6
 SOURCE = "Li et al. 2018; Park & Kim 2022, Fig 1a"
 FILTERED = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.MultiheadAttention)  # no nn.Embedding: it holds positions
 
@@ -70,8 +71,10 @@ class Landscape(Analysis):
             raise StudyError(f"landscape:grid must be odd and at least 3, got {grid}; 11 and 21 are usual")
         if dims not in (1, 2):
             raise StudyError(f"landscape:dims must be 1 or 2, got {dims}")
-        if radius <= 0:
-            raise StudyError(f"landscape:radius must be positive, got {radius}")
+        if not 0 < radius <= MOST_RADIUS:
+            raise StudyError(f"landscape:radius must be above 0 and at most {MOST_RADIUS:g}, got {radius}")
+        if images < 1:
+            raise StudyError(f"landscape:images must be at least 1, got {images}; 64 is usual")
         self.images, self.grid, self.radius, self.dims = images, grid, radius, dims
         self.mixup, self.seed, self.paper_mode = mixup, seed, paper_mode
 

@@ -20,6 +20,7 @@ from .contract import Analysis, Batch, NotApplicableError, Part, joined
 
 
 POOLS = ("mean", "cls", "flatten")
+MOST_DIRECTIONS = 16_384
 CHUNK = 8_192  # features projected at once; their directions are drawn from a seed of their own
 CONSTANT = 1e-9  # variance / |mean|² below which a block is the same for every image
 KEPT = 16_000_000  # numbers; directions of a wider block are drawn anew for every batch
@@ -50,8 +51,8 @@ class Projection(Analysis):
     def __init__(self, dim: int = 64, pool: str = "mean", seed: int = 0) -> None:
         if pool not in POOLS:
             raise StudyError(f"projection:pool must be one of {', '.join(POOLS)}, got {pool!r}")
-        if dim < 1:
-            raise StudyError(f"projection:dim must be at least 1, got {dim}; 64 is usual")
+        if not 1 <= dim <= MOST_DIRECTIONS:
+            raise StudyError(f"projection:dim must be 1 to {MOST_DIRECTIONS}, got {dim}; 64 is usual")
         self.dim, self.pool, self.seed = dim, pool, seed
 
     def start(self, checkpoint: Checkpoint, n_images: int, batch_size: int) -> None:

@@ -178,7 +178,7 @@ def parts_of(source: Source, study: dict[str, Any]) -> Iterator[tuple[str, dict[
                 yield f"pair-{a}-{b}.json", pair_data(source, a, b)
 
 
-def _card(study: dict[str, Any], origin: str | None) -> str:
+def _card(study: dict[str, Any], origin: str | None = None) -> str:
     """The card of a static Space; JSON text is YAML text, where it is of signs that can be printed."""
     title = json.dumps(one_line(study["title"]), ensure_ascii=False)
     about = f"{len(study['checkpoints'])} checkpoints compared inside, with intervals."

@@ -5,6 +5,7 @@ import errno
 import json
 import os
 import pickle
+import re
 import resource
 import shutil
 import signal
@@ -24,12 +25,14 @@ from hf_vitstudy import (
     checkpoints,
     cli,
     disk,
+    journal,
     load_checkpoint,
     load_images,
     load_profile,
     measure,
     resources,
 )
+from hf_vitstudy.analyses import per_block
 from hf_vitstudy.disk import written_whole
 from hf_vitstudy.journal import Journal
 from hf_vitstudy.measuring import Run, _Prepared
@@ -244,7 +247,7 @@ def test_a_full_disk_under_the_cache_of_datasets(image_folder, monkeypatch):
     def full(*arguments, **options):
         raise OSError(errno.ENOSPC, "No space left on device", "/cache/datasets/x.arrow")
 
-    monkeypatch.setattr(datasets, "load_dataset", full)
+    monkeypatch.setattr(datasets.DatasetBuilder, "download_and_prepare", full)
     with pytest.raises(StudyError, match=r"cannot load images from .*\(OSError: .*No space left on device: '/cache/"):
         load_images(image_folder)
 
@@ -351,9 +354,8 @@ def test_images_that_vanish_during_a_run(vit_folder, image_folder, tmp_path):
     found = load_images(images, n=None)
     gone = Path(found.rows[20]["image"]["path"])
     gone.unlink()
-    with pytest.raises(
-        StudyError, match=r"image 20 of images: is not a readable image \(FileNotFoundError: .*replace or"
-    ):
+    told = rf"image {found.numbers[20]} of images \({gone.parent.name}/{gone.name}\): is not a readable image \(FileNotFound"
+    with pytest.raises(StudyError, match=told):
         measure(load_checkpoint(vit_folder), found, out=tmp_path / "p", **QUICK)
     assert not (tmp_path / "p").exists()
     assert list((tmp_path / ".p.partial").glob("*.safetensors")), "the batches before it are kept"
@@ -401,3 +403,83 @@ def test_a_worker_that_is_lost(happens, message, vit_folder, image_folder, monke
     monkeypatch.setattr(_Prepared, "__getitem__", happens)
     with pytest.raises(StudyError, match=message):
         measure(vit_folder, image_folder, **QUICK | {"workers": 1})
+
+
+def energy_of(factor: float):
+    @per_block("energy", unit="activation²", source="eq. 1")
+    def energy(state):
+        return factor * state.tokens.square().mean((1, 2))
+
+    return energy
+
+
+def test_an_own_analysis_that_was_changed_does_not_go_on_with_its_old_batches(
+    vit_folder, image_folder, tmp_path, monkeypatch
+):
+    options = QUICK | {"out": tmp_path / "p"}
+    interrupted(monkeypatch, vit_folder, image_folder, **options | {"analyses": [energy_of(1.0)()]})
+    with pytest.raises(StudyError, match="is of another measurement: analyses"):
+        measure(vit_folder, image_folder, resume=True, **options | {"analyses": [energy_of(1000.0)()]})
+    found = measure(vit_folder, image_folder, resume=True, **options | {"analyses": [energy_of(1.0)()]})
+    assert "energy" in found.data
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"size": {"height": 0, "width": 0}}, "makes images of 0 px, expected 1 to 8192"),
+        ({"size": {"height": 10**6, "width": 10**6}}, "makes images of 1000000 px, expected 1 to 8192"),
+        ({"image_std": [0.0, 0.0, 0.0]}, r"divides by image_std \[0\.0, 0\.0, 0\.0\], expected positive numbers"),
+        ({"image_mean": None}, "processor"),
+        ({"size": None, "do_resize": True}, "processor"),
+    ],
+)
+def test_a_processor_that_asks_for_the_impossible_is_told_of(settings, told, vit_folder, tmp_path):
+    copy = shutil.copytree(vit_folder, tmp_path / "vit")
+    path = copy / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | settings))
+    with pytest.raises(StudyError, match=told) as caught:
+        load_checkpoint(copy)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_only_looks_like_a_kept_batch_is_measured_again(vit_folder, image_folder, tmp_path, monkeypatch):
+    options = QUICK | {"out": tmp_path / "p"}
+    interrupted(monkeypatch, vit_folder, image_folder, **options)
+    kept = tmp_path / ".p.partial"
+    first = sorted(kept.glob("*.safetensors"))[0]
+    first.unlink()
+    junk = b"no safetensors"
+    (kept / journal._name(0, junk)).write_bytes(junk)
+    (kept / journal._name(1, b"x")).mkdir()
+    with pytest.warns(UserWarning, match="is damaged; its batch is measured again"):
+        found = measure(vit_folder, image_folder, resume=True, **options)
+    assert found.n_images == 40
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000, b"[]", b"1"])
+def test_an_identity_of_another_form_is_another_measurement(content, vit_folder, image_folder, tmp_path, monkeypatch):
+    options = QUICK | {"out": tmp_path / "p"}
+    interrupted(monkeypatch, vit_folder, image_folder, **options)
+    (tmp_path / ".p.partial" / "identity.json").write_bytes(content)
+    with pytest.raises(StudyError, match="is of another measurement: weights was null, is "):
+        measure(vit_folder, image_folder, resume=True, **options)
+
+
+@pytest.mark.parametrize(
+    ("analyses", "told"),
+    [
+        ([], "no analysis was named, so there is nothing to measure"),
+        (["landscape:images=0"], "landscape:images must be at least 1, got 0"),
+        (["landscape:radius=1e300"], "landscape:radius must be above 0 and at most 1e"),
+        (["projection:dim=100000000"], "projection:dim must be 1 to 16384, got 100000000"),
+    ],
+)
+def test_analyses_that_ask_for_nothing_or_for_too_much_are_refused(analyses, told, vit_folder, image_folder):
+    with pytest.raises(StudyError, match=told):
+        measure(vit_folder, image_folder, **QUICK | {"analyses": analyses})
+
+
+def test_a_seed_below_zero_is_refused(image_folder):
+    with pytest.raises(StudyError, match="seed must be 0 or more, got -1"):
+        load_images(image_folder, seed=-1)
