@@ -5,7 +5,6 @@ import errno
 import json
 import os
 import pickle
-import re
 import resource
 import shutil
 import signal
