@@ -224,6 +224,7 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
         raise StudyError(f"{folder} has no weights as safetensors{other}; write them with save_pretrained")
     if RECORD in files:
         record = read_record(folder)
+        _require_recorded(folder, record, files)
         fresh.mkdir()
         shutil.copyfile(folder / RECORD, fresh / RECORD)
         missing = _kept_card(folder, card, record)
@@ -239,6 +240,17 @@ def _checkpoint(folder: Path, fresh: Path, card: dict[str, Any]) -> tuple[dict[s
     elif card["license"]:
         raise _no_card(folder, card["license"])
     return files, left_out
+
+
+def _require_recorded(folder: Path, record: Mapping[str, Any], files: Mapping[str, Path | bytes]) -> None:
+    """Raises where the record of the training, whose accuracy the card shows, is of other weights."""
+    told = record.get("files") or {}
+    other = sorted(name for name in told if name in files and digest(files[name])[0] != told[name])
+    if other:
+        raise StudyError(
+            f"{folder / RECORD} is of other weights: {other[0]} has another sha256 than there, so the card would give another "
+            f"network's accuracy; remove {RECORD}, or push the folder that the training wrote"
+        )
 
 
 def _shown(folder: Path, profiles: Path, study: Path | None, out: Path) -> dict[str, Any]:

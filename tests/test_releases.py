@@ -16,7 +16,7 @@ import yaml
 from huggingface_hub import ModelCard
 from safetensors.numpy import save_file
 from synthetic import synthetic_profile
-from test_cards import SCRATCH
+from test_cards import SCRATCH as RECORDED
 
 from hf_vitstudy.cards import model_card
 from hf_vitstudy.claims import choose_claims
@@ -28,6 +28,7 @@ from hf_vitstudy.study import Settings, make_study
 
 
 REPO = "org/name"
+SCRATCH = RECORDED | {"files": {}}  # every test makes its own weights
 TOKEN = "hf_" + "a1B2" * 8
 
 
@@ -291,6 +292,17 @@ def test_a_card_of_training_from_before_cards_were_marked_is_written_anew(checkp
     card = model_card(SCRATCH).rpartition("\n<!-- vitstudy card sha256:")[0]
     (checkpoint / "README.md").write_text(card, encoding="utf-8")
     assert REPO in released(checkpoint)[1]["README.md"].decode()
+
+
+def test_a_record_of_other_weights_stops_the_push(checkpoint):
+    weights = {"model.safetensors": digest(checkpoint / "model.safetensors")[0]}
+    (checkpoint / "training.json").write_text(json.dumps(SCRATCH | {"files": weights}))
+    assert "README.md" in released(checkpoint)[1]
+    save_file({"weight": np.arange(11.0)}, checkpoint / "model.safetensors")
+    nothing(
+        checkpoint,
+        r"training\.json is of other weights: model\.safetensors has another sha256 .*; remove training\.json",
+    )
 
 
 @pytest.mark.parametrize("content", [b"---\n: :\n---\n# Mine", b""])
