@@ -6,6 +6,7 @@ kept of them. That goes over gloo whatever the device: it is a few megabytes at 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -105,12 +106,21 @@ def launched(alone: bool = False, hours: float = 12) -> Iterator[Processes]:
     timeout = timedelta(hours=hours)
     if not there:
         dist.init_process_group("gloo", timeout=timeout)
+        atexit.register(_leave)
     group = dist.new_group(backend="gloo", timeout=timeout) if there else None
     try:
         yield Processes(dist.get_rank(), world, group)
     finally:
         if group is not None:
             dist.destroy_process_group(group)
+
+
+def _leave() -> None:
+    """Ends the group before the interpreter does: a thread of gloo that is left then aborts the process, though all is done."""
+    import torch.distributed as dist
+
+    if dist.is_initialized():
+        dist.destroy_process_group()
 
 
 def own_device(device: str, processes: Processes) -> str:

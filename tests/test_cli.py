@@ -334,7 +334,7 @@ def test_an_unreadable_image_stops_with_its_row(run, vit_folder, image_folder, t
     broken.write_bytes(broken.read_bytes()[:100])
     found = run("measure", vit_folder, "--images", folder, "--batch-size", 8, "--workers", 0, "--out", tmp_path / "p")
     assert found.code == 2
-    assert "of images: " in found.err.splitlines()[-1]
+    assert f"image 7 of images ({broken.parent.name}/{broken.name}): " in found.err.splitlines()[-1]
     assert "replace or remove the file" in found.err.splitlines()[-1]
     assert not (tmp_path / "p").exists()
 

@@ -195,7 +195,7 @@ BAD = {
     "landscape:grid=10": "grid must be odd and at least 3, got 10",
     "landscape:grid=1": "grid must be odd",
     "landscape:dims=3": "dims must be 1 or 2, got 3",
-    "landscape:radius=0": "radius must be positive",
+    "landscape:radius=0": "radius must be above 0",
 }
 
 
