@@ -44,7 +44,7 @@ class Example {
 
 // Answers about a visitor's image: the file is sent once, then the pixels as each network saw them.
 class Sent {
-  constructor(base, file, sides, tell) { Object.assign(this, { base, file, sides, tell, seen: [] }); }
+  constructor(base, file, sides, tell, retract) { Object.assign(this, { base, file, sides, tell, retract, seen: [] }); }
   async all(layer) {
     const answer = await this.post(this.file, { want: "all", layer });
     this.seen = await Promise.all(answer.sides.map(async (each) => new Blob([bytes(each.image.split(",")[1])], { type: "image/png" })));
@@ -62,17 +62,16 @@ class Sent {
   async field(side, block, y, x) { return (await this.post(this.seen[side], { want: "field", side, block, y, x })).field; }
 
   async post(content, parts) {
-    let waited = false;
+    let waited = null;
     for (let turn = 0; turn < RETRIES; turn++) {
       const answer = await fetch(`${this.base}look?${new URLSearchParams(parts)}`, { method: "POST", body: content, headers: { "Content-Type": "application/octet-stream" } });
       if (answer.ok) {
-        if (waited) this.tell("");
+        this.retract(waited);
         return answer.json();
       }
       const told = await answer.json().catch(() => ({ error: answer.status < 500 ? UNREADABLE : NO_ANSWER }));
       if (!told.again) throw new ToldError(told.error);
-      this.tell(told.error);
-      waited = true;
+      waited = this.tell(told.error);
       await wait(1000 * told.again);
     }
     throw new ToldError("Still too many people are looking at images. Please try again later.");
@@ -170,9 +169,9 @@ class Card {
       try {
         const found = await (this.looks ? tab.session.attention(this.side, this.layer) : tab.session.field(this.side, this.layer, ...this.middle()));
         cache.set(key, this.looks ? unpacked(found) : { ...found, map: bytes(found.map) });
-        if (turn === this.asked) tab.tell("");
+        if (turn === this.asked) tab.retract(this.complaint);
       } catch (error) {
-        if (turn === this.asked) tab.tell(error instanceof ToldError ? error.message : NO_ANSWER);
+        if (turn === this.asked) this.complaint = tab.tell(error instanceof ToldError ? error.message : NO_ANSWER);
         return;
       }
     }
@@ -339,7 +338,14 @@ class ImageTab {
     }
   }
 
-  tell(...words) { clear(this.told).append(...words.filter(Boolean)); }
+  // Says something in place of what was said; the answer takes it back, if nothing else was said since.
+  tell(...words) {
+    clear(this.told).append(...words.filter(Boolean));
+    this.last = {};
+    return this.last;
+  }
+
+  retract(said) { if (said && said === this.last) this.tell(""); }
 
   async example(k) {
     const turn = (this.turn = (this.turn || 0) + 1);
@@ -362,7 +368,7 @@ class ImageTab {
     if (file.size > MOST_BYTES) { this.tell(UNREADABLE); return; }
     const turn = (this.turn = (this.turn || 0) + 1);
     this.tell("Looking …");
-    await this.take(new Sent(this.base, file, this.live.sides, (text) => { if (turn === this.turn) this.tell(text); }), turn);
+    await this.take(new Sent(this.base, file, this.live.sides, (text) => (turn === this.turn ? this.tell(text) : null), (said) => this.retract(said)), turn);
   }
 
   async take(session, turn) {
