@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from .blocks import AttentionLayer, Block, attention_weights, find_blocks, hooked
 from .branches import Branch, branches_hooked, find_branches
-from .errors import StudyError
+from .errors import StudyError, in_words
 from .states import State
 
 
@@ -281,8 +281,7 @@ def _made_size(processor: Any, name: str) -> list[int]:
     try:
         return list(prepare(processor, np.zeros((64, 64, 3), np.uint8)).shape[1:])
     except Exception as error:  # of any kind, as processors raise them
-        why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise StudyError(f"the processor of {name} takes no image ({why}); {hint}") from error
+        raise StudyError(f"the processor of {name} takes no image ({in_words(error)}); {hint}") from error
 
 
 def _find_places(checkpoint: Checkpoint, pattern: str | None, channels_last: bool | None) -> Checkpoint:

@@ -19,6 +19,11 @@ class DivergedError(StudyError):
     code = 3
 
 
+def in_words(error: BaseException) -> str:
+    """What an error of other code says, in one line that is not long: its type and its text."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
 def nearest_name(name: str, known: Iterable[str], most: int = 1) -> str:
     """A hint for a name that is not there: the known ones like it, at most `most`, else all."""
     known = sorted(known)

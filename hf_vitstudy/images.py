@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .errors import StudyError
+from .errors import StudyError, in_words
 
 
 MAX_PIXELS = 50_000_000  # a 10 kB file can claim 81 million pixels; real photographs stay below this
@@ -113,7 +113,7 @@ def decode(source: Any) -> np.ndarray:
     except StudyError:
         raise
     except Exception as error:  # PIL raises OSError, SyntaxError, struct.error ... on damaged files
-        raise StudyError(f"cannot be decoded ({_one_line(error)}); replace or remove the file") from error
+        raise StudyError(f"cannot be decoded ({in_words(error)}); replace or remove the file") from error
 
 
 def _open(source: Any):
@@ -136,7 +136,7 @@ def _open(source: Any):
                 source = io.BytesIO(Path(source).read_bytes())  # PIL would keep the file of a damaged image open
             return Image.open(source, formats=FORMATS)
     except Exception as error:
-        raise StudyError(f"is not a readable image ({_one_line(error)}); replace or remove the file") from error
+        raise StudyError(f"is not a readable image ({in_words(error)}); replace or remove the file") from error
 
 
 def _check_size(width: int, height: int) -> None:
@@ -181,10 +181,6 @@ def _from_array(array: np.ndarray) -> np.ndarray:
         )
     _check_size(array.shape[1], array.shape[0])
     return np.broadcast_to(array, (*array.shape[:2], 3)).copy()
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 # ---------------------------------------------------------------------------------------------------------- hashing
@@ -271,7 +267,7 @@ def open_dataset(
         raise
     except Exception as error:
         raise StudyError(
-            f"cannot load images from {str(source)!r} ({_one_line(error)}); expected {FOLDER_HINT}"
+            f"cannot load images from {str(source)!r} ({in_words(error)}); expected {FOLDER_HINT}"
         ) from error
 
 

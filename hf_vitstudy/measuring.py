@@ -28,7 +28,7 @@ from .analyses import DEFAULT, NO_LABELS, Analysis, Batch, NotApplicableError, P
 from .blocks import AttentionLayer, Block
 from .branches import Branch
 from .checkpoints import Checkpoint, load_checkpoint
-from .errors import StudyError
+from .errors import StudyError, in_words
 from .images import ImageSet, digest, load_images, set_digest
 from .journal import Journal, Kept
 from .processes import Processes, launched, own_device
@@ -482,8 +482,9 @@ class _Prepared(Dataset):
         try:
             pixels = prepare(self.processor, image)
         except Exception as error:  # of any kind, as processors raise them
-            why = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-            return StudyError(f"{self.images.called(index)}: the checkpoint's processor cannot take it ({why})")
+            return StudyError(
+                f"{self.images.called(index)}: the checkpoint's processor cannot take it ({in_words(error)})"
+            )
         if pixels.shape[-2:] != self.size:
             got, expected = (" x ".join(map(str, size)) for size in (pixels.shape[-2:], self.size))
             return StudyError(
