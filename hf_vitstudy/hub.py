@@ -16,7 +16,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -227,8 +227,8 @@ def push(
         head, empty = _prepare(api, release, repo, revision, private)
     after = f"; {repo} is there now with nothing of yours in it, and the same command fills it" if empty else ""
     with explained(f"push to {repo}", after="" if parent else after, paid=release.instead):
-        _require_same_weights(api, release, repo, head)
         there = _tree(api, repo, release.type, head)
+        _require_same_weights(api, release, repo, head, there)
         listed = _listed_there(api, release, repo, head, there)
         additions = _additions(release, _manifest_above(api, release, repo, head, there))
         deleted, kept = _left_behind(api, release, repo, head, there, listed)
@@ -273,7 +273,7 @@ def _prepare(api: Any, release: Release, repo: str, revision: str, private: bool
 
 def _is_empty(about: Any, kind: str) -> bool:
     """Whether a repository is as the Hub makes it: with nothing but settings of git, and of a Space a card."""
-    made = (".gitattributes", "README.md") if kind == "space" else (".gitattributes",)
+    made = (".gitattributes", CARD) if kind == "space" else (".gitattributes",)
     return all(file.rfilename in made for file in about.siblings or ())
 
 
@@ -312,19 +312,14 @@ def _left_behind(
 
     gone = sorted((set(listed) & set(there)) - set(release.files))
 
-    def as_pushed(name: str) -> bool:
-        if not listed[name]:
-            return True
-        if there[name].lfs is not None:
-            return there[name].lfs.sha256 == listed[name]
-        path = api.hf_hub_download(repo, name, repo_type=release.type, revision=head)
-        return file_sha256(Path(path)) == listed[name]
+    def changed(name: str) -> bool:
+        return bool(listed[name]) and _sha256_there(api, repo, release.type, head, there[name]) != listed[name]
 
-    deleted = [name for name in gone if as_pushed(name)]
+    deleted = [name for name in gone if not changed(name)]
     return [CommitOperationDelete(name, is_folder=False) for name in deleted], sorted(set(gone) - set(deleted))
 
 
-def _require_same_weights(api: Any, release: Release, repo: str, head: str) -> None:
+def _require_same_weights(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> None:
     """Raises where a profile goes beside weights of a model that it tells are others; it may tell nothing of them."""
     from huggingface_hub.errors import RevisionNotFoundError
 
@@ -336,9 +331,9 @@ def _require_same_weights(api: Any, release: Release, repo: str, head: str) -> N
     told = about.get("files") or {}
     if not told and about.get("name") == repo and about.get("revision"):  # measured of this repository
         with contextlib.suppress(RevisionNotFoundError):
-            told = _weights(api, repo, about["revision"])
-    there = _weights(api, repo, head) if told else {}
-    differing = sorted(name for name, digest in there.items() if digest != told.get(name))
+            told = _weights(api, repo, about["revision"], _tree(api, repo, "model", about["revision"]))
+    theirs = _weights(api, repo, head, there) if told else {}
+    differing = sorted(name for name, digest in theirs.items() if digest != told.get(name))
     if differing:
         raise StudyError(
             f"cannot put a profile beside {repo}: it is of other weights than {differing[0]} there; measure {repo}, and "
@@ -346,14 +341,20 @@ def _require_same_weights(api: Any, release: Release, repo: str, head: str) -> N
         )
 
 
-def _weights(api: Any, repo: str, commit: str) -> dict[str, str]:
-    """sha256 of each file of a model's weights, by name; the Hub lists it of those in LFS."""
-    tree = {name: file for name, file in _tree(api, repo, "model", commit).items() if "/" not in name}
+def _weights(api: Any, repo: str, commit: str, tree: Mapping[str, Any]) -> dict[str, str]:
+    """sha256 of each file of a model's weights, by name."""
     return {
-        name: file.lfs.sha256 if file.lfs else file_sha256(Path(api.hf_hub_download(repo, name, revision=commit)))
+        name: _sha256_there(api, repo, "model", commit, file)
         for name, file in tree.items()
-        if name.endswith(".safetensors")
+        if "/" not in name and name.endswith(".safetensors")
     }
+
+
+def _sha256_there(api: Any, repo: str, kind: str, commit: str, file: Any) -> str:
+    """Of a file in a repository; the Hub lists it of those in LFS."""
+    if file.lfs is not None:
+        return file.lfs.sha256
+    return file_sha256(Path(api.hf_hub_download(repo, file.path, repo_type=kind, revision=commit)))
 
 
 def _manifest_above(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> dict[str, bytes]:
@@ -384,18 +385,11 @@ def _refuse_ignored(repo: str, additions: Iterable[Any]) -> None:
 def _check_arrived(api: Any, kind: str, repo: str, commit: str, additions: Iterable[Any]) -> None:
     """What the Hub lists is what was sent."""
     there = _tree(api, repo, kind, commit)
-    wrong = [each.path_in_repo for each in additions if not _is_there(each, there.get(each.path_in_repo))]
-    if wrong:
-        raise StudyError(f"{repo} at {commit[:8]} lacks {wrong[0]!r} as it was sent; push again")
-
-
-def _is_there(addition: Any, listed: Any) -> bool:
-    if listed is None or listed.size != addition.upload_info.size:
-        return False
-    if listed.lfs is not None:
-        return listed.lfs.sha256 == addition.upload_info.sha256.hex()
-    with addition.as_file() as file:
-        return hashlib.sha1(b"blob %d\0" % listed.size + file.read()).hexdigest() == listed.blob_id
+    for each in additions:
+        with each.as_file() as file:
+            sent, listed = each.upload_info, there.get(each.path_in_repo)
+            if listed is None or not _is_listed(listed, sent.size, sent.sha256.hex, file.read):
+                raise StudyError(f"{repo} at {commit[:8]} lacks {each.path_in_repo!r} as it was sent; push again")
 
 
 # ------------------------------------------------------------------------------------------------------------- pull
@@ -586,16 +580,19 @@ def _listed(manifest: Path) -> dict[str, str]:
 def _check_file(path: Path, listed: Any) -> None:
     """Raises where a file of the cache is not what the Hub lists."""
     size = path.stat().st_size if path.is_file() else -1
-    if size != listed.size:
-        right = False
-    elif listed.lfs is not None:
-        right = file_sha256(path) == listed.lfs.sha256
-    else:
-        right = hashlib.sha1(b"blob %d\0" % size + path.read_bytes()).hexdigest() == listed.blob_id
-    if not right:
+    if not _is_listed(listed, size, lambda: file_sha256(path), path.read_bytes):
         raise StudyError(
             f"{path} is damaged: not the {listed.size} bytes that the Hub lists; delete it and pull again"
         )
+
+
+def _is_listed(listed: Any, size: int, sha256: Callable[[], str], content: Callable[[], bytes]) -> bool:
+    """Whether a file is what the Hub lists, by its sha256 in LFS, by git's sha1 of small ones."""
+    if size != listed.size:
+        return False
+    if listed.lfs is not None:
+        return sha256() == listed.lfs.sha256
+    return hashlib.sha1(b"blob %d\0" % size + content()).hexdigest() == listed.blob_id
 
 
 def file_sha256(path: Path) -> str:
