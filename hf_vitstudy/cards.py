@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from . import hub
 from .agreement import digits, effect_text, verdict_counts
 from .errors import StudyError
 from .markdown import Markdown, environment, escape, one_line, tidy
@@ -40,7 +41,7 @@ METRICS = {  # of the record: (name, a share of images?, metric on the Hub)
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+", re.ASCII)
 ABSOLUTE_PATH = re.compile(r"\s*(file:|[/~]|[A-Za-z]:[\\/]|\\\\)")
 MARK = re.compile(r"\n<!-- vitstudy card sha256:[0-9a-f]{64} -->\n\Z")
-TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
+TOKEN = re.compile(hub.TOKEN.pattern.decode())
 
 
 @dataclass(frozen=True)
