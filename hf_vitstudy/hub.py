@@ -32,7 +32,6 @@ BESIDE_MODEL = "vitstudy"  # folder of a model's own repository that holds its p
 MAIN = "main"
 SHOWN_DOT = ".eval_results"  # the one hidden folder that is part of a release: the Hub reads evaluation results there
 CARD = "README.md"
-DRAWN = ("figures/cka.png", "figures/depth.png", "tables/measurements.parquet")  # of a profile, for its data set
 LONGEST_NAME = 255  # bytes of one part of a path, on all common file systems
 
 _NAME = r"[A-Za-z0-9](?:[A-Za-z0-9_]|[-.](?![-.]|/|@|$))*"  # as the Hub has them: no .., no --, no - or . at the end
@@ -79,6 +78,7 @@ class Release:
         sdk: of a Space, ``static`` or ``gradio``.
         instead: what to do where the Hub asks for a paid account.
         sha256: path in the repository -> hash of the file as it was looked at; where given, nothing else is sent.
+        unlisted: files that an earlier release may have brought though its manifest, a profile's own, does not list them.
     """
 
     kind: str
@@ -89,6 +89,7 @@ class Release:
     sdk: str | None = None
     instead: str = ""
     sha256: Mapping[str, str] = field(default_factory=dict)
+    unlisted: tuple[str, ...] = ()
 
     def sizes(self) -> dict[str, int]:
         """Path in the repository -> bytes."""
@@ -292,16 +293,14 @@ def _additions(release: Release, further: Mapping[str, bytes]) -> list[Any]:
 
 
 def _listed_there(api: Any, release: Release, repo: str, head: str, there: Mapping[str, Any]) -> dict[str, str]:
-    """path -> sha256 of what an earlier release brought to the same place; empty where it is not known.
-
-    A profile comes with its own manifest, of its arrays and their description alone.
-    """
-    drawn = [name for name in DRAWN if name in there and release.kind == "profile" and not release.into]
+    """path -> sha256 of what an earlier release brought to the same place; empty where it is not known."""
     prefix = f"{release.into}/" if release.into else ""
     if prefix + MANIFEST not in there:
         return {}
     path = api.hf_hub_download(repo, prefix + MANIFEST, repo_type=release.type, revision=head)
-    return dict.fromkeys(drawn, "") | {prefix + name: digest for name, digest in _listed(Path(path)).items()}
+    return dict.fromkeys(release.unlisted, "") | {
+        prefix + name: digest for name, digest in _listed(Path(path)).items()
+    }
 
 
 def _left_behind(

@@ -32,25 +32,39 @@ EVERYWHERE = {"localhost", "localdomain"}  # names that tell nothing
 Patterns = dict[str, re.Pattern[bytes]]  # what is looked for -> how
 
 
-def refuse_secrets(name: str, content: Path | bytes) -> None:
-    """Look for all of it in a file and its name.
+class Search:
+    """What is looked for on this machine, found out once for all files of a push."""
 
-    Raises:
-        StudyError: it was found, said without repeating it; or a packed file is damaged.
-    """
-    _look(f"the name {one_line(name)!r}", [name.encode()], _tokens() | _places(), "rename it")
-    try:
-        if name.lower().endswith(".zip"):
-            with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as packed:
-                for member in packed.infolist():
-                    refuse_secrets(f"{name}/{member.filename}", packed.read(member))
-        elif name.lower().endswith(".xz"):
-            with _opened(content) as file, lzma.open(file) as inner:
-                _look_into(name[: -len(".xz")], inner)
-    except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError) as error:
-        raise StudyError(f"{name} cannot be looked into ({error}), so nothing was sent; remove it") from error
-    with _opened(content) as file:
-        _look_into(name, file)
+    def __init__(self) -> None:
+        self._tokens, self._places = _tokens(), _places()
+
+    def refuse(self, name: str, content: Path | bytes) -> None:
+        """Look for all of it in a file and its name.
+
+        Raises:
+            StudyError: it was found, said without repeating it; or a packed file is damaged.
+        """
+        _look(f"the name {one_line(name)!r}", [name.encode()], self._tokens | self._places, "rename it")
+        try:
+            if name.lower().endswith(".zip"):
+                with zipfile.ZipFile(io.BytesIO(content) if isinstance(content, bytes) else content) as packed:
+                    for member in packed.infolist():
+                        self.refuse(f"{name}/{member.filename}", packed.read(member))
+            elif name.lower().endswith(".xz"):
+                with _opened(content) as file, lzma.open(file) as inner:
+                    self._look_into(name[: -len(".xz")], inner)
+        except (zipfile.BadZipFile, lzma.LZMAError, EOFError, RuntimeError) as error:
+            raise StudyError(f"{name} cannot be looked into ({error}), so nothing was sent; remove it") from error
+        with _opened(content) as file:
+            self._look_into(name, file)
+
+    def _look_into(self, name: str, file: IO[bytes]) -> None:
+        head = file.read(HEAD)
+        if name.lower().endswith(".safetensors"):
+            head += file.read(min(int.from_bytes(head[:8], "little"), LONGEST_HEADER))
+            _look(name, [head[8:]], self._places)
+        text = b"\0" not in head
+        _look(name, _all(head, file), self._tokens | (self._places if text else {}))
 
 
 def pieces(content: Path | bytes) -> Iterator[bytes]:
@@ -62,16 +76,6 @@ def pieces(content: Path | bytes) -> Iterator[bytes]:
 
 def _opened(content: Path | bytes) -> IO[bytes]:
     return io.BytesIO(content) if isinstance(content, bytes) else open(content, "rb")
-
-
-def _look_into(name: str, file: IO[bytes]) -> None:
-    head = file.read(HEAD)
-    if name.lower().endswith(".safetensors"):
-        header = file.read(min(int.from_bytes(head[:8], "little"), LONGEST_HEADER))
-        _look(name, [head[8:] + header], _tokens() | _places())
-        head = head + header
-    text = b"\0" not in head
-    _look(name, _all(head, file), _tokens() | (_places() if text else {}))
 
 
 def _all(head: bytes, file: IO[bytes]) -> Iterator[bytes]:

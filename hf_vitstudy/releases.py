@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Concatenate, ParamSpec
 
 from .cards import is_generated, model_card, shows_profile, without_mark
+from .dataset_cards import TABLES
 from .errors import StudyError
 from .hub import (
     BESIDE_MODEL,
@@ -29,14 +30,16 @@ from .hub import (
     manifest_of,
     parse_address,
 )
-from .leaks import pieces, refuse_secrets
+from .hub import CARD as README
+from .leaks import Search, pieces
 from .markdown import one_line
 from .profile import ARRAYS, DESCRIPTION, MANIFEST, load_profile
 from .study import RESULTS, find_profiles, load_study, local_folder, make_study
 from .study_release import add_to_model, read_record, release_folder, release_profile
 
 
-README, RECORD = "README.md", "training.json"
+RECORD = "training.json"
+UNLISTED = ("figures/cka.png", "figures/depth.png", TABLES["measurements"])  # what `release_profile` adds to a profile
 RUNS_CODE = (
     ".bin",
     ".pt",
@@ -134,14 +137,16 @@ def opened(
             files, left_out = _files(release_profile(folder, fresh, name=repo, license=license))
         else:
             files, left_out = _files(_study(folder, fresh, repo, profiles, license))
-        if kind != "profile":
-            files = _with_manifest(files)
         into = f"{BESIDE_MODEL}/{folder.resolve().name}" if into_model else ""
-        placed = {check_name(f"{into}/{name}" if into else name): content for name, content in files.items()}
-        kept = _checked(placed)
+        placed = {f"{into}/{name}" if into else name: content for name, content in files.items()}
         _refuse_unnamed(placed)
         yield Release(
-            kind, "model" if into or kind == "checkpoint" else "dataset", placed, left_out, into=into, sha256=kept
+            kind,
+            "model" if into or kind == "checkpoint" else "dataset",
+            **_checked(placed, manifest=kind != "profile"),
+            left_out=left_out,
+            into=into,
+            unlisted=UNLISTED if kind == "profile" and not into else (),
         )
 
 
@@ -162,17 +167,22 @@ def opened_space(repo: str, write: Callable[[Path], Any], *, sdk: str, instead: 
         folder = Path(made) / repo.split("/")[-1]
         write(folder)
         files, left_out = _files(folder, programs=True)
-        files = _with_manifest(files)
-        yield Release("Space", "space", files, left_out, sdk=sdk, instead=instead, sha256=_checked(files))
+        yield Release("Space", "space", **_checked(files, manifest=True), left_out=left_out, sdk=sdk, instead=instead)
 
 
-def _checked(files: Mapping[str, Path | bytes]) -> dict[str, str]:
-    """path -> sha256 of files none of which holds what is not published."""
-    found = {}
+def _checked(files: Mapping[str, Path | bytes], *, manifest: bool) -> dict[str, Any]:
+    """``files`` of a release, none of which holds what is not published, and their ``sha256``; with a `manifest` of them."""
+    search = Search()
+    digests = {}
     for name, content in files.items():
-        found[name] = digest(content)[0]
-        refuse_secrets(check_name(name), content)
-    return found
+        if manifest and name == MANIFEST:
+            continue  # another takes its place
+        digests[check_name(name)] = digest(content)
+        search.refuse(name, content)
+    if manifest:
+        listed = manifest_of(digests)
+        files, digests = {**files, MANIFEST: listed}, {**digests, MANIFEST: digest(listed)}
+    return {"files": files, "sha256": {name: sha256 for name, (sha256, _) in digests.items()}}
 
 
 def _held(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
@@ -383,11 +393,6 @@ def _files(
 
 def _is_sent(path: Path) -> bool:
     return path.suffix.lower() in SENT or (not path.suffix and path.name.lower() in SENT_NAMES)
-
-
-def _with_manifest(files: Mapping[str, Path | bytes]) -> dict[str, Path | bytes]:
-    digests = {name: digest(content) for name, content in files.items() if name != MANIFEST}
-    return {**files, MANIFEST: manifest_of(digests)}
 
 
 def digest(content: Path | bytes) -> tuple[str, int]:

@@ -26,7 +26,7 @@ from .comparison import compare
 from .dataset_cards import CAPTIONS, TABLES, Contents, profile_card, study_card
 from .errors import StudyError
 from .findings import write_findings
-from .hub import BESIDE_MODEL, check_name, is_shown
+from .hub import BESIDE_MODEL, CARD, check_name, is_shown
 from .markdown import one_line
 from .profile import ARRAYS, MANIFEST, Profile, load_profile, merge, written_whole
 from .profile import DESCRIPTION as ABOUT
@@ -35,7 +35,7 @@ from .study import DESCRIPTION, RESULTS
 from .study_tables import MEASUREMENTS, VERDICTS, Row, measurement_rows, verdict_rows, write_table
 
 
-PROFILES, FIGURES, CARD, FINDINGS = "profiles", "figures", "README.md", "FINDINGS.md"
+PROFILES, FIGURES, FINDINGS = "profiles", "figures", "FINDINGS.md"
 
 Identity = tuple[str, str]  # of a member of a study: hashes of weights and of images
 
